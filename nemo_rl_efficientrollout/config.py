@@ -1,0 +1,153 @@
+"""Every setting, validated once. The only place that knows defaults.
+
+Reads a plain mapping, an OmegaConf node (NeMo-RL's `policy.generation.efficientrollout`) and the dict that vLLM
+carries to every process as `additional_config["efficientrollout"]`.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .errors import SettingsError, nearest
+
+KEY = "efficientrollout"
+"""The key of this package's block in vLLM's `additional_config` and in NeMo-RL's `policy.generation`."""
+
+FormatName = Literal["int8", "bf16"]
+GateMode = Literal["auto", "fixed", "off", "random"]
+MAX_DRAFT_LENGTH = 32
+"""Longest γ accepted. Acceptance α would have to exceed 0.99 for a longer draft to pay at any cost ratio."""
+
+
+class _Block(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DrafterSettings(_Block):
+    """How the drafter is made from the policy."""
+
+    format: FormatName = "int8"
+    """Number format of the drafter's linear weights; `bf16` is the identity, for proofs."""
+    lm_head: bool = True
+    """Quantize the output head too: a fifth of what a drafter reads per token."""
+
+
+class DraftLengthSettings(_Block):
+    """How far the drafter may run ahead."""
+
+    max: int = Field(default=5, ge=1, le=MAX_DRAFT_LENGTH)
+    """Largest γ. KV-cache slots for it are reserved for every request."""
+
+
+class GateSettings(_Block):
+    """Whether and how far to speculate at each step."""
+
+    mode: GateMode = "auto"
+    """`auto`: by measured time and acceptance; `fixed`: always `draft_length`; `off`: plain decoding;
+    `random`: uniform over 0…max at every step, for tests."""
+    draft_length: int | None = Field(default=None, ge=0, le=MAX_DRAFT_LENGTH)
+    """γ of mode `fixed`, refused in any other mode."""
+    seed: int = 0
+    """Seed of mode `random`."""
+
+    @model_validator(mode="after")
+    def _draft_length_belongs_to_fixed(self) -> "GateSettings":
+        if self.mode == "fixed" and self.draft_length is None:
+            raise ValueError("gate.mode is 'fixed': set gate.draft_length")
+        if self.mode != "fixed" and self.draft_length is not None:
+            raise ValueError("gate.draft_length is used in gate.mode 'fixed' only: remove one of the two")
+        return self
+
+
+class Settings(_Block):
+    """All settings of EfficientRollout."""
+
+    drafter: DrafterSettings = DrafterSettings()
+    draft_length: DraftLengthSettings = DraftLengthSettings()
+    gate: GateSettings = GateSettings()
+    strict: bool = False
+    """Turn "cannot be built, decoding plainly" into an error."""
+
+    @model_validator(mode="after")
+    def _fixed_length_within_max(self) -> "Settings":
+        check_gate(self.gate, self.draft_length.max)
+        return self
+
+
+def check_gate(gate: GateSettings, max_draft_length: int) -> GateSettings:
+    """Refuse a fixed γ for which no KV-cache slots are reserved."""
+    if gate.draft_length is not None and gate.draft_length > max_draft_length:
+        raise ValueError(
+            f"gate.draft_length is {gate.draft_length}, above draft_length.max = {max_draft_length}: raise the latter"
+        )
+    return gate
+
+
+def read_settings(source: Any = None) -> Settings:
+    """Validate settings from a mapping, an OmegaConf node, a `Settings` or None (all defaults).
+
+    Raises:
+        SettingsError: one line with the key, what was expected and what to do.
+    """
+    return _read(Settings, source, where="")
+
+
+def read_gate(source: Any, max_draft_length: int) -> GateSettings:
+    """Validate a `gate` block that arrives while the engine runs. Raises SettingsError."""
+    gate = _read(GateSettings, source, where="gate.")
+    try:
+        return check_gate(gate, max_draft_length)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+
+
+def _read(model: type[_Block], source: Any, where: str) -> Any:
+    if isinstance(source, model):
+        return source
+    try:
+        return model.model_validate(_plain(source))
+    except ValidationError as error:
+        raise SettingsError(_one_line(error, model, where)) from None
+
+
+def _plain(source: Any) -> Any:
+    """A plain dict from None, a mapping or an OmegaConf node (duck-typed: omegaconf is no dependency)."""
+    if source is None:
+        return {}
+    if type(source).__module__.startswith("omegaconf"):
+        from omegaconf import OmegaConf
+
+        return OmegaConf.to_container(source, resolve=True)
+    if not isinstance(source, Mapping):
+        raise SettingsError(
+            f"efficientrollout settings must be a mapping of keys to values, not {type(source).__name__}"
+        )
+    return dict(source)
+
+
+def _one_line(error: ValidationError, model: type[_Block], where: str) -> str:
+    first = error.errors(include_url=False)[0]
+    key = where + ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = _keys(model, where)
+        return (
+            f"unknown setting '{key}'{nearest(key, known)}; known settings: {', '.join(sorted(known))}"
+        )
+    if first["type"] == "value_error":  # our own validators name their keys
+        return str(first["ctx"]["error"])
+    return f"setting '{key}': {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}"
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in model.model_fields.items():
+        block = field.annotation
+        if isinstance(block, type) and issubclass(block, BaseModel):
+            keys += _keys(block, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys
+
+
+FORMATS: tuple[str, ...] = get_args(FormatName)

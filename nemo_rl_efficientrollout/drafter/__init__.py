@@ -1,0 +1,1 @@
+"""How a drafter is made from weights. Torch only: imports no engine."""

@@ -1,0 +1,1 @@
+"""What stock vLLM gets wrong or does not offer, one file each; every file says when it can go."""

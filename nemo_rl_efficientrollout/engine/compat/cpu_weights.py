@@ -1,0 +1,37 @@
+"""vLLM on CPU packs weights into oneDNN after loading and drops the originals: nothing could be refitted.
+
+Keep them (one more copy in RAM) and pack again after every refit. Remove when vLLM-CPU can reload weights itself.
+"""
+
+from typing import Any
+
+import torch
+from vllm.config import get_current_vllm_config_or_none
+from vllm.model_executor.layers import utils as layer_utils
+from vllm.platforms import current_platform
+
+from ..patching import wrap
+
+
+def install() -> None:
+    """Keep the weights of engines that this package drives."""
+    if current_platform.is_cpu():
+        wrap(layer_utils, "dispatch_cpu_unquantized_gemm", _keeping_weights)
+
+
+def _keeping_weights(original: Any) -> Any:
+    def dispatch_cpu_unquantized_gemm(layer: torch.nn.Module, remove_weight: bool) -> None:
+        from ..plugin import is_enabled
+
+        config = get_current_vllm_config_or_none()
+        ours = config is not None and is_enabled(config)
+        original(layer, remove_weight=remove_weight and not ours)
+
+    return dispatch_cpu_unquantized_gemm
+
+
+def pack_again(model: torch.nn.Module) -> None:
+    """Rebuild the packed weights of every layer from its present `weight`. A no-op off CPU."""
+    for layer in model.modules():
+        if hasattr(layer, "cpu_linear"):
+            layer_utils.dispatch_cpu_unquantized_gemm(layer, remove_weight=False)

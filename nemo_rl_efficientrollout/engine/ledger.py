@@ -1,0 +1,68 @@
+"""Counters of one engine: what was drafted, what was accepted, and a timeline of steps."""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..gate import Step
+
+TIMELINE_STEPS = 65536
+"""Steps kept between two readings: a rollout of 8k tokens several times over, 8 MB at most."""
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Cumulative counts since the engine started. Lives beside the scheduler, which sees every step once."""
+
+    max_draft_length: int
+    drafts: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    accepted_by_position: list[int] = field(default_factory=list)
+    decode_steps: int = 0
+    speculating_steps: int = 0
+    _timeline: deque[tuple[float, int, int, int, int, float]] = field(
+        default_factory=lambda: deque(maxlen=TIMELINE_STEPS)
+    )
+
+    def __post_init__(self) -> None:
+        self.accepted_by_position = [0] * self.max_draft_length
+
+    def record(self, step: Step, finished_at: float) -> None:
+        """Count one step that ended at `finished_at` (seconds of a monotonic clock)."""
+        drafted, accepted = sum(step.drafted), sum(step.accepted)
+        self.decode_steps += 1
+        if step.drafted:
+            self.speculating_steps += 1
+            self.drafts += len(step.drafted)
+            self.drafted_tokens += drafted
+            self.accepted_tokens += accepted
+            for kept in step.accepted:
+                for position in range(kept):
+                    self.accepted_by_position[position] += 1
+        self._timeline.append(
+            (finished_at, step.active, step.verified, drafted, accepted, step.seconds)
+        )
+
+    def counters(self) -> dict[str, Any]:
+        """A plain dict of all counts."""
+        return {
+            "drafts": self.drafts,
+            "drafted_tokens": self.drafted_tokens,
+            "accepted_tokens": self.accepted_tokens,
+            "accepted_by_position": list(self.accepted_by_position),
+            "decode_steps": self.decode_steps,
+            "speculating_steps": self.speculating_steps,
+        }
+
+    def take_timeline(self) -> dict[str, list[float]]:
+        """The steps since the last call, as equally long lists; `seconds` counts from the first step's start."""
+        rows = list(self._timeline)
+        self._timeline.clear()
+        start = rows[0][0] - rows[0][5] if rows else 0.0
+        names = ("seconds", "active", "draft_length", "drafted", "accepted", "step_seconds")
+        columns: dict[str, list[float]] = {name: [] for name in names}
+        for row in rows:
+            for name, value in zip(names, (row[0] - start, *row[1:]), strict=True):
+                columns[name].append(value)
+        return columns

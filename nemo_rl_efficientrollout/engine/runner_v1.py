@@ -1,0 +1,102 @@
+"""Adapter to vLLM's V1 model runner: a subclass that drafts with the twin, and is stock vLLM where γ is 0."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from vllm.config import VllmConfig
+from vllm.platforms import current_platform
+from vllm.v1.worker import gpu_model_runner
+
+from .compat import cpu_sampling, cpu_weights
+from .patching import wrap
+from .plugin import is_enabled
+from .proposer_v1 import TwinProposer
+from .self_speculation import SelfSpeculation
+
+_installed = False
+
+
+def install() -> None:
+    """Let workers of this process build our runner for engines that carry our settings. Safe to call again."""
+    global _installed
+    if _installed:
+        return
+    cpu_sampling.install()
+    cpu_weights.install()
+    if current_platform.is_cpu():
+        from vllm.v1.worker import cpu_worker
+
+        wrap(cpu_worker, "CPUModelRunner", _choose_runner)
+    else:
+        wrap(gpu_model_runner, "GPUModelRunner", _choose_runner)
+    _installed = True
+
+
+def _choose_runner(stock: type) -> Any:
+    ours = type(f"SelfSpeculative{stock.__name__}", (SelfSpeculativeRunner, stock), {})
+
+    def make_runner(vllm_config: VllmConfig, device: torch.device) -> Any:
+        return (ours if is_enabled(vllm_config) else stock)(vllm_config, device)
+
+    return make_runner
+
+
+class SelfSpeculativeRunner:
+    """Mixin over `GPUModelRunner` or `CPUModelRunner`.
+
+    vLLM's runner asks `self.speculative_config` everywhere whether it speculates at all. In a step that neither
+    verifies nor drafts the answer here is no, so exactly the stock code for plain decoding runs.
+    """
+
+    drafter: TwinProposer
+    speculative_config: Any
+    _drafting = False
+    """Whether the present step drafts for the next one."""
+
+    def __init__(self, vllm_config: VllmConfig, device: torch.device) -> None:
+        super().__init__(vllm_config, device)  # type: ignore[call-arg]
+        self.drafter = TwinProposer(vllm_config, device, self)
+
+    @property
+    def self_speculation(self) -> SelfSpeculation:
+        return self.drafter.state
+
+    def execute_model(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+        self._drafting = scheduler_output.num_spec_tokens_to_schedule > 0 and self.self_speculation.ready
+        with self._plain_if(not self._drafting and not scheduler_output.scheduled_spec_decode_tokens):
+            return super().execute_model(scheduler_output, *args, **kwargs)  # type: ignore[misc]
+
+    def sample_tokens(self, *args: Any, **kwargs: Any) -> Any:
+        state = self.execute_model_state  # type: ignore[attr-defined]
+        verifies = state is not None and state.spec_decode_metadata is not None
+        with self._plain_if(not self._drafting and not verifies):
+            return super().sample_tokens(*args, **kwargs)  # type: ignore[misc]
+
+    def _prepare_inputs(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+        with self._plain_if(not scheduler_output.scheduled_spec_decode_tokens):
+            return super()._prepare_inputs(scheduler_output, *args, **kwargs)  # type: ignore[misc]
+
+    def _input_fits_in_drafter(self, common_attn_metadata: Any) -> bool:
+        """Stock vLLM stops drafting for the whole batch near max_model_len; the twin pads the one row instead."""
+        return self._drafting and common_attn_metadata is not None
+
+    def _copy_draft_token_ids_to_cpu(self, scheduler_output: Any, zeros_only: bool = False) -> None:
+        if zeros_only:  # this step did not draft: hand over nothing rather than γ_max zeros to verify
+            self._draft_token_ids = None
+            self._draft_token_req_ids = None
+        else:
+            super()._copy_draft_token_ids_to_cpu(scheduler_output)  # type: ignore[misc]
+
+    @contextmanager
+    def _plain_if(self, plain: bool) -> Iterator[None]:
+        if not plain:
+            yield
+            return
+        kept, self.speculative_config = self.speculative_config, None
+        try:
+            yield
+        finally:
+            self.speculative_config = kept
+

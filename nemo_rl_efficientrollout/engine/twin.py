@@ -1,0 +1,153 @@
+"""The twin: the policy's architecture built a second time around the policy's own parts.
+
+Attention objects, embeddings, norms and activations are the target's objects, so the twin reads and writes the
+target's KV cache: vLLM's attention finds cache, metadata and slots by the layer's name at run time. Only linear
+weights are new, and with format `bf16` not even those.
+"""
+
+import copy
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from vllm.compilation.backends import set_model_tag
+from vllm.config import VllmConfig
+from vllm.model_executor.layers.attention import Attention
+from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
+from vllm.model_executor.layers.fused_moe import RoutedExperts
+from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
+from vllm.model_executor.layers.logits_processor import LogitsProcessor
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+from vllm.model_executor.model_loader.utils import initialize_model
+from vllm.utils.torch_utils import set_default_torch_dtype
+
+from ..config import KEY, DrafterSettings
+from ..errors import UnsupportedError
+from .linear import DraftLinear, Int8Linear
+
+PREFIX = "efficientrollout_twin"
+
+
+@dataclass
+class Twin:
+    """The drafter's model and the layers of it that own weights."""
+
+    model: nn.Module
+    attention_names: set[str]
+    """Names of the target's attention layers, which are the twin's as well."""
+    quantized: list[tuple[nn.Module, nn.Module, DraftLinear]] = field(default_factory=list)
+    """(the policy's layer, the twin's layer, its method)."""
+
+    @torch.inference_mode()
+    def requantize(self) -> None:
+        """Refill every weight of the drafter from the policy's present weights, in place."""
+        for source, layer, method in self.quantized:
+            method.refill(layer, source.weight)  # type: ignore[arg-type]
+
+
+def build_twin(vllm_config: VllmConfig, target: nn.Module, settings: DrafterSettings) -> Twin:
+    """Build and fill the twin of `target`.
+
+    Raises:
+        UnsupportedError: naming what of this model or set-up the twin cannot share.
+    """
+    _refuse_unsupported(vllm_config, target)
+    forward_context = vllm_config.compilation_config.static_forward_context
+    attention = {name for name, layer in forward_context.items() if isinstance(layer, Attention)}
+    registered = set(forward_context)
+    twin = Twin(_empty_copy(vllm_config), attention)
+    for name in set(forward_context) - registered:
+        del forward_context[name]
+    parts = dict(target.named_modules(remove_duplicate=False))
+    _share_parts(twin, twin.model, parts, settings, path="")
+    _refuse_unfilled(twin.model)
+    twin.requantize()
+    return twin
+
+
+def _empty_copy(vllm_config: VllmConfig) -> nn.Module:
+    """The target's architecture without storage, under a compile-cache key of its own.
+
+    vLLM keys compiled graphs by its config: with the target's key, one of the two would run the other's graph.
+    """
+    config = copy.copy(vllm_config)
+    config.additional_config = {**config.additional_config, f"{KEY}_part": PREFIX}  # type: ignore[dict-item]
+    with (
+        set_default_torch_dtype(vllm_config.model_config.dtype),
+        set_model_tag(PREFIX),
+        torch.device("meta"),
+    ):
+        return initialize_model(config, prefix=PREFIX)
+
+
+def _share_parts(
+    twin: Twin, module: nn.Module, parts: dict[str, nn.Module], settings: DrafterSettings, path: str
+) -> None:
+    for name, child in list(module.named_children()):
+        here = f"{path}{name}"
+        source = parts.get(here)
+        if source is None:
+            raise UnsupportedError(f"the policy has no layer '{here}' for the drafter to share")
+        quantize = settings.format != "bf16"
+        if quantize and isinstance(child, LinearBase):
+            _own_weight(twin, child, source)
+        elif quantize and isinstance(child, ParallelLMHead) and settings.lm_head:
+            setattr(module, name, _own_head(twin, module, source))
+        elif isinstance(child, Attention | LinearBase | LogitsProcessor) or not any(child.children()):
+            setattr(module, name, source)
+        else:
+            _share_parts(twin, child, parts, settings, f"{here}.")
+
+
+def _own_weight(twin: Twin, layer: LinearBase, source: nn.Module) -> None:
+    if not isinstance(source.quant_method, UnquantizedLinearMethod):
+        raise UnsupportedError(
+            f"layer '{layer.prefix}' of the policy is quantized already ({type(source.quant_method).__name__}):"
+            " serve the policy unquantized, or set drafter.format to 'bf16'"
+        )
+    for name in list(layer._parameters):
+        delattr(layer, name)
+    layer.register_parameter("bias", source.bias)  # type: ignore[arg-type]
+    method = Int8Linear()
+    layer.quant_method = method
+    twin.quantized.append((source, layer, method))
+
+
+def _own_head(twin: Twin, module: nn.Module, source: nn.Module) -> nn.Module:
+    """A head with the target's geometry and its own weight. A head that is tied to the embedding is untied by this."""
+    head = copy.copy(source)
+    head._parameters = {"bias": source._parameters.get("bias")}
+    method = Int8Linear()
+    head.quant_method = method  # type: ignore[assignment]
+    twin.quantized.append((source, head, method))
+    return head
+
+
+def _refuse_unsupported(vllm_config: VllmConfig, target: nn.Module) -> None:
+    parallel = vllm_config.parallel_config
+    if parallel.pipeline_parallel_size > 1:
+        raise UnsupportedError("pipeline parallelism is not supported: set pipeline_parallel_size to 1")
+    if vllm_config.lora_config is not None:
+        raise UnsupportedError("LoRA adapters are not supported: merge them into the policy")
+    if vllm_config.kv_transfer_config is not None:
+        raise UnsupportedError("KV connectors are not supported: the drafter's writes would be transferred")
+    forward_context = vllm_config.compilation_config.static_forward_context
+    for name, layer in forward_context.items():
+        if isinstance(layer, AttentionLayerBase) and not isinstance(layer, Attention):
+            raise UnsupportedError(
+                f"layer '{name}' is {type(layer).__name__}: only models of plain attention layers can share their"
+                " KV cache with the drafter"
+            )
+        if isinstance(layer, Attention) and layer.kv_sharing_target_layer_name is not None:
+            raise UnsupportedError(f"layer '{name}' shares its KV cache with another layer already")
+    for name, module in target.named_modules():
+        if isinstance(module, RoutedExperts):
+            raise UnsupportedError(f"layer '{name}' is a mixture of experts, which is not supported yet")
+
+
+def _refuse_unfilled(model: nn.Module) -> None:
+    """A tensor left without storage would be read as garbage."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    for name, tensor in tensors:
+        if tensor.is_meta:
+            raise UnsupportedError(f"tensor '{name}' of this architecture cannot be shared with the drafter")

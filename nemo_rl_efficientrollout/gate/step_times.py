@@ -1,0 +1,75 @@
+"""What a draft-verify cycle costs against plain decoding, from measured step times."""
+
+import math
+from collections import deque
+from statistics import median
+
+BUCKETS_PER_DOUBLING = 4
+"""Batch sizes within 19 % share a bucket: their step times differ by less than the noise of one step."""
+WINDOW = 16
+ENOUGH = 3
+"""Samples kept per (bucket, γ), and how many make a median worth believing."""
+PRIOR_COST = 0.5
+"""Cost of one more draft token, in plain steps, before anything was measured: an int8 drafter, free verification."""
+
+
+class StepTimes:
+    """Median step seconds by (bucket of active requests, γ), and cost ratios between them."""
+
+    def __init__(self) -> None:
+        self._samples: dict[int, dict[int, deque[float]]] = {}
+
+    def observe(self, active: int, draft_length: int, seconds: float) -> None:
+        """Record a steady step. The first one of its kind is dropped: it pays for warm caches and first kernels."""
+        by_length = self._samples.setdefault(bucket(active), {})
+        if draft_length in by_length:
+            by_length[draft_length].append(seconds)
+        else:
+            by_length[draft_length] = deque(maxlen=WINDOW)
+
+    def seconds(self, active: int, draft_length: int) -> float | None:
+        """Median seconds of a step, or None before `ENOUGH` were seen in this bucket."""
+        return self._median(bucket(active), draft_length)
+
+    def cost_ratio(self, active: int, draft_length: int) -> float:
+        """Seconds of a cycle with γ = `draft_length` over seconds of a plain step, at `active` requests.
+
+        Measured here, else in the nearest bucket, else linear between the measured γ, else the prior.
+        """
+        if draft_length == 0:
+            return 1.0
+        here = bucket(active)
+        for there in sorted(self._samples, key=lambda other: abs(other - here)):
+            ratios = self._ratios(there)
+            if ratios:
+                return _interpolate(ratios, draft_length)
+        return 1.0 + PRIOR_COST * draft_length
+
+    def _ratios(self, index: int) -> dict[int, float]:
+        plain = self._median(index, 0)
+        if plain is None:
+            return {}
+        known = {
+            length: seconds / plain
+            for length in self._samples[index]
+            if length and (seconds := self._median(index, length)) is not None
+        }
+        return known
+
+    def _median(self, index: int, draft_length: int) -> float | None:
+        samples = self._samples.get(index, {}).get(draft_length, ())
+        return median(samples) if len(samples) >= ENOUGH else None
+
+
+def bucket(active: int) -> int:
+    """Index of the bucket of a batch size: geometric, four per doubling."""
+    return round(BUCKETS_PER_DOUBLING * math.log2(max(active, 1)))
+
+
+def _interpolate(ratios: dict[int, float], draft_length: int) -> float:
+    """Piecewise linear through (0, 1) and the measured γ, continued with the slope of the last piece."""
+    points = [(0, 1.0), *sorted(ratios.items())]
+    for (left, low), (right, high) in zip(points, points[1:], strict=False):
+        if draft_length <= right or right == points[-1][0]:
+            return low + (high - low) * (draft_length - left) / (right - left)
+    raise AssertionError("unreachable: the last piece always returns")

@@ -1,0 +1,59 @@
+"""Tiny causal language models for tests, built on the spot: real architectures, random weights."""
+
+from pathlib import Path
+
+import torch
+import transformers
+
+VOCABULARY = 256
+
+
+def save_tiny_model(
+    directory: Path,
+    family: str = "qwen3",
+    *,
+    vocabulary: int = VOCABULARY,
+    hidden: int = 128,
+    layers: int = 2,
+    tied: bool = False,
+    seed: int = 0,
+    sharpness: float = 1.0,
+) -> Path:
+    """Write a random `family` ('llama', 'qwen2', 'qwen3') model without tokenizer and return `directory`.
+
+    `sharpness` scales the output head: random heads give flat distributions, which test little.
+    """
+    shape = {
+        "vocab_size": vocabulary,
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": hidden // 32,
+        "num_key_value_heads": max(1, hidden // 64),
+        "head_dim": 32,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": tied,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+    }
+    if family == "qwen2":
+        del shape["head_dim"]
+    prefix = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}[family]
+    torch.manual_seed(seed)
+    config = getattr(transformers, f"{prefix}Config")(**shape)
+    model = getattr(transformers, f"{prefix}ForCausalLM")(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(3.0)
+        model.get_output_embeddings().weight.mul_(sharpness)
+    model.save_pretrained(directory)
+    return directory
+
+
+def weights_of(directory: Path) -> dict[str, torch.Tensor]:
+    """The checkpoint's tensors under their Hugging Face names."""
+    from safetensors.torch import load_file
+
+    return load_file(directory / "model.safetensors")
