@@ -31,6 +31,7 @@ def register() -> None:
         logger.warning("EfficientRollout is off: %s", error)
         return
     from vllm.v1.engine.core import EngineCore
+    from vllm.v1.engine.core_client import AsyncMPClient, SyncMPClient
     from vllm.v1.worker.worker_base import WorkerBase
 
     from . import rpc
@@ -39,6 +40,8 @@ def register() -> None:
         setattr(WorkerBase, method.__name__, method)
     wrap(WorkerBase, "__init__", _prepare_worker_process_first)
     wrap(EngineCore, "collective_rpc", rpc.answer_in_engine_core)
+    wrap(SyncMPClient, "collective_rpc", rpc.pack_weights_for_transport)
+    wrap(AsyncMPClient, "collective_rpc_async", rpc.pack_weights_for_transport)
     _active = True
 
 

@@ -4,11 +4,14 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import load as unpack
+from safetensors.torch import save as pack
 
 if TYPE_CHECKING:
     from .self_speculation import SelfSpeculation
 
-Weights = Mapping[str, torch.Tensor] | Iterable[tuple[str, torch.Tensor]]
+Weights = Mapping[str, torch.Tensor] | Iterable[tuple[str, torch.Tensor]] | bytes
+"""Named tensors, or a safetensors file in memory: the form in which they cross a process boundary."""
 
 
 def efficientrollout_stats(worker: Any) -> dict[str, Any]:
@@ -23,7 +26,8 @@ def efficientrollout_stats(worker: Any) -> dict[str, Any]:
 
 def efficientrollout_load_weights(worker: Any, weights: Weights) -> dict[str, Any]:
     """Load tensors under their Hugging Face names into the policy, then re-quantize the drafter."""
-    named = weights.items() if isinstance(weights, Mapping) else weights
+    tensors = unpack(weights) if isinstance(weights, bytes) else weights
+    named = tensors.items() if isinstance(tensors, Mapping) else tensors
     _state(worker).load_weights(named)
     return efficientrollout_stats(worker)
 
@@ -77,6 +81,20 @@ def answer_in_engine_core(original: Any) -> Any:
         if method in _WITH_COUNTERS:
             return [answer | scheduler.ledger.counters() for answer in answers]
         return answers
+
+    return collective_rpc
+
+
+def pack_weights_for_transport(original: Any) -> Any:
+    """Wrap a client's `collective_rpc`: vLLM's message format cannot carry tensors inside untyped arguments."""
+
+    def collective_rpc(
+        client: Any, method: Any, timeout: float | None = None, args: tuple = (), kwargs: Any = None
+    ) -> Any:
+        if method == efficientrollout_load_weights.__name__ and args and not isinstance(args[0], bytes):
+            contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in dict(args[0]).items()}
+            args = (pack(contiguous), *args[1:])
+        return original(client, method, timeout, args, kwargs)
 
     return collective_rpc
 

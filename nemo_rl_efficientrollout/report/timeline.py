@@ -1,0 +1,140 @@
+"""One rollout over time: the batch drains, and speculation fills the tail.
+
+Three rows on one time axis: active requests (coloured by whether the engine speculated), draft
+length γ, and acceptance.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from nemo_rl_efficientrollout.report.reading import Timeline
+from nemo_rl_efficientrollout.report.style import (
+    GREEN,
+    PLAIN,
+    SPECULATING,
+    Figure,
+    axis,
+    figure,
+    percent,
+    rounded,
+    short,
+)
+from nemo_rl_efficientrollout.report.thinning import keep_extremes, windowed_rate
+
+SHOWN = 40  # rollouts that can be selected; the newest ones
+POINT_BUDGET = 4000  # buckets over all rollouts, so that many rollouts stay a small file
+RATE_WINDOWS = 60
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A rollout ready for the page."""
+
+    step: int
+    sentence: str
+    figure: Figure
+
+
+def draw_all(timelines: list[Timeline]) -> list[Drawn]:
+    """The newest rollouts, oldest first."""
+    newest = timelines[-SHOWN:]
+    buckets = min(300, POINT_BUDGET // max(len(newest), 1))
+    return [Drawn(t.step, sentence(t), draw(t, buckets)) for t in newest]
+
+
+def sentence(timeline: Timeline) -> str:
+    """What this rollout shows, from every engine step of it."""
+    speculated = [length > 0 for length in timeline.draft_length]
+    peak = max(timeline.active)
+    if not any(speculated):
+        return f"No speculation in this rollout; at most {peak:.0f} requests were active."
+    durations = _durations(timeline)
+    during = sum(d for d, on in zip(durations, speculated, strict=True) if on)
+    share = during / (sum(durations) or 1.0)
+    busiest = max(a for a, on in zip(timeline.active, speculated, strict=True) if on)
+    drafted, accepted = sum(timeline.drafted), sum(timeline.accepted)
+    text = (
+        f"Speculation ran for {percent(share)} of this rollout's decoding time, "
+        f"with at most {busiest:.0f} of {peak:.0f} requests active."
+    )
+    if drafted > 0:
+        text += f" {short(drafted)} tokens were drafted and {percent(accepted / drafted)} accepted."
+    return text
+
+
+def draw(timeline: Timeline, buckets: int) -> Figure:
+    """The figure of one rollout, thinned to about `buckets` places on the time axis."""
+    kept = keep_extremes(timeline.seconds, (timeline.active, timeline.draft_length), buckets)
+    seconds = rounded([timeline.seconds[i] for i in kept])
+    active = [timeline.active[i] for i in kept]
+    lengths = [timeline.draft_length[i] for i in kept]
+    # Two areas that take turns at 0, not one line in two colours: plotly fills a trace, not a part.
+    plain = [a if g == 0 else 0 for a, g in zip(active, lengths, strict=True)]
+    speculating = [a if g > 0 else 0 for a, g in zip(active, lengths, strict=True)]
+    windows = min(RATE_WINDOWS, len(timeline.seconds))
+    centers, rates = windowed_rate(timeline.seconds, timeline.accepted, timeline.drafted, windows)
+    step = {"type": "scatter", "mode": "lines", "x": seconds}
+    data = [
+        step | _area("plain decoding", plain, PLAIN),
+        step | _area("speculating", speculating, SPECULATING),
+        step
+        | {
+            "name": "active requests",
+            "y": active,
+            "line": {"color": "#808a96", "width": 1, "shape": "hv"},
+            "showlegend": False,
+        },
+        step
+        | {
+            "name": "draft length γ",
+            "y": lengths,
+            "yaxis": "y2",
+            "line": {"color": SPECULATING, "width": 1.5, "shape": "hv"},
+            "showlegend": False,
+        },
+        {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "name": "acceptance rate",
+            "x": rounded(centers),
+            "y": rounded(rates),
+            "yaxis": "y3",
+            "line": {"color": GREEN, "width": 1.5},
+            "marker": {"size": 4, "color": GREEN},
+            "showlegend": False,
+            "hovertemplate": "%{y:.0%}",
+        },
+    ]
+    top = max(timeline.draft_length)
+    return figure(
+        data,
+        560,
+        showlegend=True,
+        xaxis=axis(
+            "seconds since the rollout began", anchor="y3", showgrid=False, hoverformat=".2f"
+        ),
+        yaxis=axis("active requests", domain=[0.48, 1], rangemode="tozero", nticks=6),
+        yaxis2=axis(
+            "γ (tokens)", domain=[0.25, 0.41], range=[-0.05 * top, 1.15 * top or 1], nticks=4
+        ),
+        yaxis3=axis("acceptance", domain=[0, 0.18], range=[0, 1.05], tickformat=".0%", nticks=3),
+    )
+
+
+def _area(name: str, values: list[float], color: str) -> Figure:
+    return {
+        "name": name,
+        "y": values,
+        "line": {"width": 0, "shape": "hv", "color": color},
+        "fill": "tozeroy",
+        "fillcolor": f"{color}8c",  # eight digits: the last two are the opacity
+        "hoverinfo": "skip",
+    }
+
+
+def _durations(timeline: Timeline) -> list[float]:
+    """Seconds of each engine step; from the gaps between them where they were not recorded."""
+    if any(timeline.step_seconds):
+        return timeline.step_seconds
+    times = timeline.seconds
+    return [*(b - a for a, b in pairwise(times)), 0.0]
