@@ -4,7 +4,8 @@ Reads a plain mapping, an OmegaConf node (NeMo-RL's `policy.generation.efficient
 carries to every process as `additional_config["efficientrollout"]`.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -130,12 +131,10 @@ def _one_line(error: ValidationError, model: type[_Block], where: str) -> str:
     first = error.errors(include_url=False)[0]
     key = where + ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        known = _keys(model, where)
-        return (
-            f"unknown setting '{key}'{nearest(key, known)}; known settings: {', '.join(sorted(known))}"
-        )
+        known = sorted(_keys(model, where))
+        return f"unknown setting '{key}'{nearest(key, [*known, *model.model_fields])}; known: {', '.join(known)}"
     if first["type"] == "value_error":  # our own validators name their keys
-        return str(first["ctx"]["error"])
+        return str(first.get("ctx", {})["error"])
     return f"setting '{key}': {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}"
 
 
@@ -151,3 +150,26 @@ def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 FORMATS: tuple[str, ...] = get_args(FormatName)
+
+
+def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
+    """`["gate.mode=fixed", "draft_length.max=3"]` as the nested mapping that `read_settings` takes.
+
+    Values are JSON where they parse as JSON (`3`, `true`, `null`), else strings. Raises SettingsError.
+    """
+    tree: dict[str, Any] = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator or not key:
+            raise SettingsError(f"setting '{pair}' must look like key=value, for example gate.mode=off")
+        *blocks, leaf = key.split(".")
+        node = tree
+        for block in blocks:
+            node = node.setdefault(block, {})
+            if not isinstance(node, dict):
+                raise SettingsError(f"setting '{key}': '{block}' was given a value and cannot have keys")
+        try:
+            node[leaf] = json.loads(value)
+        except json.JSONDecodeError:
+            node[leaf] = value
+    return tree

@@ -1,7 +1,7 @@
 """Errors that a user causes and can mend: one clear line each, exit code 2."""
 
-from difflib import get_close_matches
 from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class UserError(Exception):

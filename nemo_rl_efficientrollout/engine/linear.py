@@ -44,9 +44,7 @@ class Int8Linear(LinearMethodBase):
         else:
             self._overwrite(kernel, packed)
 
-    def apply(
-        self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def apply(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         assert self._packed is not None
         return self._kernel.apply_weights(self._packed, x, bias)
 

@@ -60,7 +60,7 @@ def require_active() -> None:
 
 
 def _prepare_worker_process_first(original: Any) -> Any:
-    def __init__(worker: Any, vllm_config: "VllmConfig", *args: Any, **kwargs: Any) -> None:
+    def init(worker: Any, vllm_config: "VllmConfig", *args: Any, **kwargs: Any) -> None:
         if is_enabled(vllm_config):
             _require_runner_v1(vllm_config)
             # Late, and only in processes that run a model: these modules import torch kernels and runners.
@@ -69,7 +69,7 @@ def _prepare_worker_process_first(original: Any) -> Any:
             install()
         original(worker, vllm_config, *args, **kwargs)
 
-    return __init__
+    return init
 
 
 def _require_runner_v1(vllm_config: "VllmConfig") -> None:

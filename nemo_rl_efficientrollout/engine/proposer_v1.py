@@ -23,6 +23,7 @@ class TwinProposer(DraftModelProposer):
     def __init__(self, vllm_config: Any, device: torch.device, runner: Any) -> None:
         super().__init__(vllm_config, device, runner)
         self.state = SelfSpeculation(vllm_config)
+        self.model: Any = None
         self._draft_attn_layer_names: set[str] = set()
 
     def load_model(self, target_model: nn.Module) -> None:
@@ -115,9 +116,7 @@ class TwinProposer(DraftModelProposer):
             metadata.seq_lens_cpu_upper_bound += 1
         return positions + 1
 
-    def _forward(
-        self, tokens: torch.Tensor, metadata: CommonAttentionMetadata, index: int
-    ) -> torch.Tensor:
+    def _forward(self, tokens: torch.Tensor, metadata: CommonAttentionMetadata, index: int) -> torch.Tensor:
         """Hidden states [B, hidden] of one twin step; writes the twin's keys and values into the target's cache."""
         batch = metadata.num_reqs
         _, by_layer = self.build_per_group_and_layer_attn_metadata(metadata, draft_index=index)
@@ -130,9 +129,7 @@ class TwinProposer(DraftModelProposer):
         ):
             return self.model(input_ids=self.input_ids[:batch], positions=self.positions[:batch])
 
-    def _sample(
-        self, hidden: torch.Tensor, sampling: SamplingMetadata
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _sample(self, hidden: torch.Tensor, sampling: SamplingMetadata) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Draw from the drafter with the target's temperature, top-k and top-p: what the target filters out
         would only be rejected. Returns tokens [B] int64 and their distributions [B, vocabulary] float32."""
         logits = self.model.compute_logits(hidden).float()

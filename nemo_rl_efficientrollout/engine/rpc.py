@@ -1,6 +1,6 @@
 """What `collective_rpc` can ask of an engine. Workers hold the weights, the engine core holds gate and ledger."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,7 +10,7 @@ from safetensors.torch import save as pack
 if TYPE_CHECKING:
     from .self_speculation import SelfSpeculation
 
-Weights = Mapping[str, torch.Tensor] | Iterable[tuple[str, torch.Tensor]] | bytes
+Weights = Mapping[str, torch.Tensor] | bytes
 """Named tensors, or a safetensors file in memory: the form in which they cross a process boundary."""
 
 
@@ -26,9 +26,8 @@ def efficientrollout_stats(worker: Any) -> dict[str, Any]:
 
 def efficientrollout_load_weights(worker: Any, weights: Weights) -> dict[str, Any]:
     """Load tensors under their Hugging Face names into the policy, then re-quantize the drafter."""
-    tensors = unpack(weights) if isinstance(weights, bytes) else weights
-    named = tensors.items() if isinstance(tensors, Mapping) else tensors
-    _state(worker).load_weights(named)
+    named = unpack(weights) if isinstance(weights, bytes) else weights
+    _state(worker).load_weights(named.items())
     return efficientrollout_stats(worker)
 
 

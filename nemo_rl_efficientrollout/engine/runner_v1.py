@@ -99,4 +99,3 @@ class SelfSpeculativeRunner:
             yield
         finally:
             self.speculative_config = kept
-

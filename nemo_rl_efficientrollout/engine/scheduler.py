@@ -45,9 +45,7 @@ class DraftLengthScheduler(Scheduler):
         self._schedule_started = time.perf_counter()
         return super().schedule(*args, **kwargs)
 
-    def update_from_output(
-        self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
-    ) -> Any:
+    def update_from_output(self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput) -> Any:
         now = time.perf_counter()
         if scheduler_output.num_scheduled_tokens:
             step = _read_step(scheduler_output, model_runner_output, now - self._schedule_started)

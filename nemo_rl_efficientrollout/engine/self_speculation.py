@@ -25,7 +25,7 @@ class SelfSpeculation:
         self._settings = read_settings(vllm_config.additional_config[KEY])  # type: ignore[index]
         self.refit = Refit()
         self.twin: Twin | None = None
-        self._target: nn.Module | None = None
+        self._target: Any = None
 
     @property
     def ready(self) -> bool:
@@ -35,8 +35,8 @@ class SelfSpeculation:
     def adopt(self, target: nn.Module) -> None:
         """Build the twin of a loaded policy, and watch the policy's weights from now on."""
         self._target = target
-        self._load_target = target.load_weights
-        target.load_weights = self._load_and_mark_stale  # type: ignore[method-assign, assignment]
+        self._load_target = self._target.load_weights
+        self._target.load_weights = self._load_and_mark_stale
         try:
             self.refit.rebuild(self._build)
         except (UnsupportedError, torch.OutOfMemoryError, MemoryError) as error:
@@ -51,7 +51,6 @@ class SelfSpeculation:
 
     def load_weights(self, named: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Refit: new weights into the policy, then into the drafter. Until both are done, γ is 0."""
-        assert self._target is not None
         self._target.load_weights(named)
         cpu_weights.pack_again(self._target)
         self.requantize()
@@ -62,7 +61,6 @@ class SelfSpeculation:
             self.refit.rebuild(self.twin.requantize)
 
     def _build(self) -> None:
-        assert self._target is not None
         self.twin = build_twin(self._config, self._target, self._settings.drafter)
 
     def _load_and_mark_stale(self, weights: Any, *args: Any, **kwargs: Any) -> Any:

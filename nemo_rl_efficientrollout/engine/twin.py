@@ -65,19 +65,24 @@ def build_twin(vllm_config: VllmConfig, target: nn.Module, settings: DrafterSett
     return twin
 
 
-def _empty_copy(vllm_config: VllmConfig) -> nn.Module:
-    """The target's architecture without storage, under a compile-cache key of its own.
+def twin_config(vllm_config: VllmConfig) -> VllmConfig:
+    """The target's configuration under another compile-cache key.
 
-    vLLM keys compiled graphs by its config: with the target's key, one of the two would run the other's graph.
+    vLLM keys compiled graphs by its configuration: with the target's key, one of the two would run the other's graph.
     """
     config = copy.copy(vllm_config)
     config.additional_config = {**config.additional_config, f"{KEY}_part": PREFIX}  # type: ignore[dict-item]
+    return config
+
+
+def _empty_copy(vllm_config: VllmConfig) -> nn.Module:
+    """The target's architecture without storage."""
     with (
         set_default_torch_dtype(vllm_config.model_config.dtype),
         set_model_tag(PREFIX),
         torch.device("meta"),
     ):
-        return initialize_model(config, prefix=PREFIX)
+        return initialize_model(twin_config(vllm_config), prefix=PREFIX)
 
 
 def _share_parts(

@@ -22,9 +22,6 @@ def check_vllm_version() -> str:
     """The installed version, if supported. Raises UnsupportedError naming the supported ones."""
     found = installed_vllm()
     if found not in SUPPORTED:
-        raise UnsupportedError(
-            f"vLLM {found or 'is not installed'}: supported are {', '.join(SUPPORTED)}; install one of them"
-            if found is None
-            else f"vLLM {found} is not supported: supported are {', '.join(SUPPORTED)}; install one of them"
-        )
+        problem = "vLLM is not installed" if found is None else f"vLLM {found} is not supported"
+        raise UnsupportedError(f"{problem}: install one of {', '.join(SUPPORTED)}")
     return found

@@ -62,5 +62,3 @@ class Acceptance:
 
 def _beta_mean(accepted: float, reached: float, prior_rate: float) -> float:
     return (accepted + PRIOR_DRAFTS * prior_rate) / (reached + PRIOR_DRAFTS)
-
-

@@ -2,6 +2,7 @@
 
 import math
 from collections import deque
+from itertools import pairwise
 from statistics import median
 
 BUCKETS_PER_DOUBLING = 4
@@ -49,12 +50,11 @@ class StepTimes:
         plain = self._median(index, 0)
         if plain is None:
             return {}
-        known = {
+        return {
             length: seconds / plain
             for length in self._samples[index]
             if length and (seconds := self._median(index, length)) is not None
         }
-        return known
 
     def _median(self, index: int, draft_length: int) -> float | None:
         samples = self._samples.get(index, {}).get(draft_length, ())
@@ -69,7 +69,7 @@ def bucket(active: int) -> int:
 def _interpolate(ratios: dict[int, float], draft_length: int) -> float:
     """Piecewise linear through (0, 1) and the measured γ, continued with the slope of the last piece."""
     points = [(0, 1.0), *sorted(ratios.items())]
-    for (left, low), (right, high) in zip(points, points[1:], strict=False):
+    for (left, low), (right, high) in pairwise(points):
         if draft_length <= right or right == points[-1][0]:
             return low + (high - low) * (draft_length - left) / (right - left)
     raise AssertionError("unreachable: the last piece always returns")

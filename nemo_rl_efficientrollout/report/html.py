@@ -21,9 +21,7 @@ from nemo_rl_efficientrollout.report.reading import Run, read
 from nemo_rl_efficientrollout.report.style import Figure
 from nemo_rl_efficientrollout.report.timeline import Drawn, draw_all
 
-POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
-)
+POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 THINNED = (
     "Long rollouts are thinned for the screen: in each of up to 300 equal spans of time the first "
     "point and the lowest and highest of each line are drawn. Acceptance is accepted / drafted "
@@ -90,10 +88,7 @@ def _body(run: Run, rollouts: list[Drawn], figures: dict[str, Figure]) -> Iterat
             return f'<figure><h3>{title}</h3><p class="none">No values in this run.</p></figure>'
         figures[name] = figure
         height = figure["layout"]["height"]
-        return (
-            f'<figure><h3>{title}</h3><div class="plot" id="{name}" style="height:{height}px">'
-            f"</div></figure>"
-        )
+        return f'<figure><h3>{title}</h3><div class="plot" id="{name}" style="height:{height}px"></div></figure>'
 
     yield from _header(run)
     yield "<main>"

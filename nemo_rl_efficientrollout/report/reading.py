@@ -144,9 +144,7 @@ def _timeline(row: dict[str, Any], step: int, index: int) -> Timeline:
     for key in ("seconds", "active", "draft_length", "drafted", "accepted", "step_seconds"):
         values = _series(row.get(key), f"timeline.{key}")
         if values and len(values) != count:
-            raise UserError(
-                f"the report's timeline {index} has {len(values)} '{key}' for {count} 'seconds'"
-            )
+            raise UserError(f"the report's timeline {index} has {len(values)} '{key}' for {count} 'seconds'")
         columns[key] = values or [None] * count
     # A point without a time or a batch cannot be placed; the rest of the line still can.
     placed = [i for i in range(count) if None not in (columns["seconds"][i], columns["active"][i])]

@@ -117,13 +117,9 @@ def ratio(found: Ratio) -> Figure:
         150,
         showlegend=False,
         hovermode="closest",
-        xaxis=axis(
-            "rollout seconds, self-speculative / plain", range=[low - room, high + room], nticks=7
-        ),
+        xaxis=axis("rollout seconds, self-speculative / plain", range=[low - room, high + room], nticks=7),
         yaxis=axis(visible=False, range=[-1, 1], fixedrange=True),
-        shapes=[
-            {"type": "line", "x0": 1, "x1": 1, "y0": 0, "y1": 1, "yref": "paper", "line": line}
-        ],
+        shapes=[{"type": "line", "x0": 1, "x1": 1, "y0": 0, "y1": 1, "yref": "paper", "line": line}],
     )
 
 

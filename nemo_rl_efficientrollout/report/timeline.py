@@ -110,13 +110,9 @@ def draw(timeline: Timeline, buckets: int) -> Figure:
         data,
         560,
         showlegend=True,
-        xaxis=axis(
-            "seconds since the rollout began", anchor="y3", showgrid=False, hoverformat=".2f"
-        ),
+        xaxis=axis("seconds since the rollout began", anchor="y3", showgrid=False, hoverformat=".2f"),
         yaxis=axis("active requests", domain=[0.48, 1], rangemode="tozero", nticks=6),
-        yaxis2=axis(
-            "γ (tokens)", domain=[0.25, 0.41], range=[-0.05 * top, 1.15 * top or 1], nticks=4
-        ),
+        yaxis2=axis("γ (tokens)", domain=[0.25, 0.41], range=[-0.05 * top, 1.15 * top or 1], nticks=4),
         yaxis3=axis("acceptance", domain=[0, 0.18], range=[0, 1.05], tickformat=".0%", nticks=3),
     )
 

@@ -295,9 +295,7 @@ def test_a_browser_draws_every_figure_without_a_complaint(tmp_path, report, plot
     command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu"]
     command += ["--disable-dev-shm-usage", f"--user-data-dir={tmp_path / 'profile'}"]
     command += ["--enable-logging=stderr", "--virtual-time-budget=4000", "--dump-dom"]
-    ran = subprocess.run(
-        [*command, path.as_uri()], capture_output=True, text=True, timeout=120, check=True
-    )
+    ran = subprocess.run([*command, path.as_uri()], capture_output=True, text=True, timeout=120, check=True)
     assert [line for line in ran.stderr.splitlines() if "CONSOLE" in line] == []
     body = ran.stdout[ran.stdout.index("<body") :].replace(get_plotlyjs(), "")
     assert len(re.findall(r'class="plot js-plotly-plot"', body)) == plots

@@ -1,0 +1,33 @@
+# Everything a fresh machine needs: `make demo` runs the main job, `make test` passes the tests. All targets are idempotent.
+PYTHON ?= python3
+BIN := .venv/bin
+SETUP := .venv/.setup-done
+
+.PHONY: setup demo test lint bench clean
+
+setup: $(SETUP)
+
+$(SETUP): requirements/cpu.lock pyproject.toml
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(f"Python {v[0]}.{v[1]} found, 3.11 to 3.13 needed: make PYTHON=python3.11" if not (3, 11) <= v <= (3, 13) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/cpu.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: setup
+	$(BIN)/python -m examples.grpo_math --name demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: setup
+	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.cpu_speedup
+
+clean:
+	rm -rf .venv runs .pytest_cache .ruff_cache

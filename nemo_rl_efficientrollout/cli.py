@@ -1,0 +1,57 @@
+"""The command `efficientrollout`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import __version__, engine_kwargs
+from .config import parse_overrides
+from .engine.versions import SUPPORTED, installed_vllm
+from .errors import UserError
+from .report import write_report
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+
+
+@app.command()
+def version() -> None:
+    """Versions of this package and of vLLM, and the vLLM versions it supports."""
+    typer.echo(f"nemo_rl_efficientrollout {__version__}")
+    typer.echo(f"vllm {installed_vllm() or 'not installed'} (supported: {', '.join(SUPPORTED)})")
+
+
+@app.command()
+def kwargs(
+    model: Annotated[str, typer.Argument(help="What the engine is given as `model`.")],
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Setting, as key=value; repeatable.")] = None,
+) -> None:
+    """Print the vLLM engine arguments for these settings as JSON."""
+    typer.echo(json.dumps(engine_kwargs(model, parse_overrides(overrides or [])), indent=2))
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, with its report.json.")],
+) -> None:
+    """Render RUN/report.html again from RUN/report.json."""
+    source = run / "report.json"
+    try:
+        content = json.loads(source.read_text())
+    except OSError as error:
+        raise UserError(f"{source}: {error.strerror}; expected the folder of a finished run") from None
+    except ValueError as error:
+        raise UserError(f"{source} is not valid JSON ({error}); run the job again") from None
+    write_report(content, run / "report.html")
+    typer.echo(str(run / "report.html"))
+
+
+def main() -> None:
+    """Run the command; bad input is one line on stderr and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        typer.echo(f"efficientrollout: {error}", err=True)
+        sys.exit(error.exit_code)
