@@ -16,10 +16,10 @@ from .step_times import ENOUGH, StepTimes, bucket
 
 SWITCH_GAIN = 1.03
 """Predicted gain in tokens per second that a change of γ must promise: above the noise of a median, so no thrash."""
-PROBE_SHARE = 0.005
+PROBE_SHARE = 0.003
 """Share of decode time that probing may cost, on average."""
-PROBE_STEPS = ENOUGH + 2
-"""A burst: one step to change over, one dropped as the first of its kind, `ENOUGH` that count."""
+PROBE_STEPS = ENOUGH + 1
+"""A burst: one step to change over and `ENOUGH` that count."""
 PROBE_EVERY = 256
 """Steps after which what was measured elsewhere is worth measuring again."""
 
@@ -96,8 +96,9 @@ class AutoGate:
     def choose(self, active: int) -> int:
         if self._probe is not None:
             return self._probe.draft_length
-        if self.times.seconds(active, 0) is None and not self._known_nearby(active):
-            return 0  # the baseline first: without it nothing can be called faster
+        if not self.times.has_baseline(active):
+            self._current = 0  # the baseline first: without it nothing can be called faster
+            return 0
         speeds = self.speeds(active)
         best = max(range(self._max + 1), key=speeds.__getitem__)
         if speeds[best] > SWITCH_GAIN * speeds[self._current]:
@@ -131,9 +132,6 @@ class AutoGate:
             length / self.times.cost_ratio(active, draft_length)
             for draft_length, length in enumerate(self.acceptance.lengths())
         ]
-
-    def _known_nearby(self, active: int) -> bool:
-        return any(abs(index - bucket(active)) <= 2 for index, _ in self._last_seen)
 
     def _maybe_probe(self, active: int, speeds: list[float]) -> None:
         """Look at the other side, plain or speculating, when it was long unseen and the credit covers the loss."""

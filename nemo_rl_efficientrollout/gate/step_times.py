@@ -21,16 +21,21 @@ class StepTimes:
         self._samples: dict[int, dict[int, deque[float]]] = {}
 
     def observe(self, active: int, draft_length: int, seconds: float) -> None:
-        """Record a steady step. The first one of its kind is dropped: it pays for warm caches and first kernels."""
+        """Record a steady step."""
         by_length = self._samples.setdefault(bucket(active), {})
-        if draft_length in by_length:
-            by_length[draft_length].append(seconds)
-        else:
-            by_length[draft_length] = deque(maxlen=WINDOW)
+        by_length.setdefault(draft_length, deque(maxlen=WINDOW)).append(seconds)
 
     def seconds(self, active: int, draft_length: int) -> float | None:
         """Median seconds of a step, or None before `ENOUGH` were seen in this bucket."""
         return self._median(bucket(active), draft_length)
+
+    def has_baseline(self, active: int) -> bool:
+        """Whether plain decoding was measured at this batch size, or within half a doubling of it."""
+        here = bucket(active)
+        return any(
+            abs(there - here) <= BUCKETS_PER_DOUBLING // 2 and self._median(there, 0) is not None
+            for there in self._samples
+        )
 
     def cost_ratio(self, active: int, draft_length: int) -> float:
         """Seconds of a cycle with γ = `draft_length` over seconds of a plain step, at `active` requests.

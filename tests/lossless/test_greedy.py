@@ -120,19 +120,22 @@ def test_prefix_cache_holds_only_the_policys_keys(engines: Any, model: Path) -> 
     assert again == generate(start(model, enable_prefix_caching=False), longer, 40)
 
 
-def test_preemption(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("format_name", ["bf16", "int8"])
+def test_preemption(model: Path, monkeypatch: pytest.MonkeyPatch, format_name: str) -> None:
     batch = prompts(12, VOCABULARY, seed=2, shortest=100, longest=120)
-    scarce = {"num_gpu_blocks_override": 12, "max_num_seqs": 12}
     expected = generate(start(model), batch, NEW_TOKENS)
-    for format_name in ("bf16", "int8"):
-        settings = {"drafter": {"format": format_name}, "draft_length": {"max": 5}, "gate": {"mode": "random"}}
-        llm = start(model, settings, **scarce)
-        preempted = []
-        original = Scheduler._preempt_request
-        monkeypatch.setattr(Scheduler, "_preempt_request", lambda *a, **k: (preempted.append(1), original(*a, **k))[1])
-        assert generate(llm, batch, NEW_TOKENS) == expected
-        assert len(preempted) > 2
-        monkeypatch.undo()
+    settings = {"drafter": {"format": format_name}, "draft_length": {"max": 5}, "gate": {"mode": "random"}}
+    llm = start(model, settings, num_gpu_blocks_override=12, max_num_seqs=12)
+    preempted = []
+    original = Scheduler._preempt_request
+
+    def count(*args: Any, **kwargs: Any) -> Any:
+        preempted.append(args)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(Scheduler, "_preempt_request", count)
+    assert generate(llm, batch, NEW_TOKENS) == expected
+    assert len(preempted) > 2
 
 
 def test_up_to_max_model_len(model: Path) -> None:

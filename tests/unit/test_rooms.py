@@ -1,0 +1,38 @@
+"""Arrows between rooms run one way (see the architecture section of the README)."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "nemo_rl_efficientrollout"
+ENGINES = {"vllm", "ray", "nemo_rl"}
+FORBIDDEN = {"gate": ENGINES | {"torch"}, "drafter": ENGINES, "report": ENGINES | {"torch"}, "config.py": ENGINES}
+
+
+def imports(file: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("room", FORBIDDEN)
+def test_room_imports_no_engine(room: str) -> None:
+    path = PACKAGE / room
+    files = [path] if path.is_file() else list(path.rglob("*.py"))
+    assert files
+    for file in files:
+        assert not imports(file) & FORBIDDEN[room], file
+
+
+def test_only_the_engine_room_imports_vllm() -> None:
+    offenders = [
+        file.relative_to(PACKAGE)
+        for file in PACKAGE.rglob("*.py")
+        if "vllm" in imports(file) and file.relative_to(PACKAGE).parts[0] != "engine"
+    ]
+    assert not offenders
