@@ -138,11 +138,22 @@ class TwinProposer(DraftModelProposer):
         assert sampling.temperature is not None
         greedy = sampling.temperature < GREEDY_BELOW
         logits.div_(torch.where(greedy, 1.0, sampling.temperature).unsqueeze(1))
-        argmax = logits.argmax(dim=-1)
+        argmax = None if sampling.all_random else logits.argmax(dim=-1)
         logits = apply_top_k_top_p(logits, sampling.top_k, sampling.top_p)
         probabilities = logits.softmax(dim=-1)
-        noise = torch.empty_like(probabilities).exponential_()
-        for row, generator in sampling.generators.items():
-            noise[row].exponential_(generator=generator)
-        drawn = (probabilities / noise).argmax(dim=-1)
-        return torch.where(greedy, argmax, drawn), probabilities
+        drawn = draw(probabilities, sampling.generators)
+        return drawn if argmax is None else torch.where(greedy, argmax, drawn), probabilities
+
+
+def draw(probabilities: torch.Tensor, generators: dict[int, torch.Generator]) -> torch.Tensor:
+    """One token per row, [B] int64, from [B, vocabulary] float32, by inverting the cumulative distribution.
+
+    In float64, so that a token is drawn with the very probability that the rejection sampler is told; and with one
+    random number per row: vLLM's way, an exponential one per token, is 20 times slower on a CPU.
+    """
+    cumulative = probabilities.cumsum(dim=-1, dtype=torch.float64)
+    uniform = torch.rand(len(probabilities), 1, dtype=torch.float64, device=probabilities.device)
+    for row, generator in generators.items():
+        uniform[row].uniform_(generator=generator)
+    drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).squeeze(1)
+    return drawn.clamp_(max=probabilities.shape[1] - 1)
