@@ -21,7 +21,7 @@ def engine_kwargs(model: str | PathLike[str], settings: Any = None) -> dict[str,
         settings: mapping, OmegaConf node or `Settings`; see `config.Settings` for keys and defaults.
 
     Returns:
-        `speculative_config`, `scheduler_cls` and `additional_config`. Empty (plain decoding) with one warning
+        `speculative_config`, `scheduler_cls`, `async_scheduling` and `additional_config`. Empty (plain decoding) with one warning
         where the installed vLLM is not supported.
 
     Raises:
@@ -46,5 +46,6 @@ def engine_kwargs(model: str | PathLike[str], settings: Any = None) -> dict[str,
             "rejection_sample_method": "standard",
         },
         "scheduler_cls": SCHEDULER,
+        "async_scheduling": False,  # the worker hands its drafts back to this scheduler after every step
         "additional_config": {KEY: checked.model_dump()},
     }
