@@ -21,8 +21,8 @@ def engine_kwargs(model: str | PathLike[str], settings: Any = None) -> dict[str,
         settings: mapping, OmegaConf node or `Settings`; see `config.Settings` for keys and defaults.
 
     Returns:
-        `speculative_config`, `scheduler_cls`, `async_scheduling` and `additional_config`. Empty (plain decoding) with one warning
-        where the installed vLLM is not supported.
+        `speculative_config`, `scheduler_cls`, `async_scheduling` and `additional_config`. Empty (plain decoding),
+        with one warning, where the installed vLLM is not supported.
 
     Raises:
         SettingsError: a key that does not exist or a value that is not allowed.

@@ -61,7 +61,15 @@ def difference(after: dict[str, Any], before: dict[str, Any], key: str) -> int:
     return after[key] - before[key]
 
 
+def core_of(llm: LLM) -> Any:
+    """vLLM's engine core, reachable because it runs in this process."""
+    return llm.llm_engine.engine_core.engine_core  # type: ignore[attr-defined]
+
+
+def runner_of(llm: LLM) -> Any:
+    return core_of(llm).model_executor.driver_worker.worker.model_runner
+
+
 def worker_state(llm: LLM) -> Any:
     """The worker's SelfSpeculation, for tests that break it on purpose."""
-    core = llm.llm_engine.engine_core.engine_core  # type: ignore[attr-defined]
-    return core.model_executor.driver_worker.worker.model_runner.self_speculation
+    return runner_of(llm).self_speculation

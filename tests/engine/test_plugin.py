@@ -16,7 +16,7 @@ from nemo_rl_efficientrollout.engine import plugin, twin, versions
 from nemo_rl_efficientrollout.engine.patching import unwrap, wrap
 from nemo_rl_efficientrollout.engine.twin import twin_config
 from nemo_rl_efficientrollout.errors import SettingsError, UnsupportedError
-from tests.engines import generate, prompts, set_gate, start, stats, worker_state
+from tests.engines import core_of, generate, prompts, runner_of, set_gate, start, stats, worker_state
 from tests.models import VOCABULARY, save_tiny_model, weights_of
 
 pytestmark = pytest.mark.engine
@@ -34,7 +34,7 @@ def llm(model: Path) -> LLM:
 
 
 def scheduler_of(llm: LLM) -> Any:
-    return llm.llm_engine.engine_core.engine_core.scheduler  # type: ignore[attr-defined]
+    return core_of(llm).scheduler
 
 
 def test_stats_is_a_plain_dict_with_the_documented_keys(llm: LLM) -> None:
@@ -109,7 +109,7 @@ def test_draft_length_zero_runs_none_of_our_worker_code(llm: LLM, monkeypatch: p
         raise AssertionError("ran at γ = 0")
 
     set_gate(llm, mode="off")
-    runner = llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker.model_runner  # type: ignore[attr-defined]
+    runner = runner_of(llm)
     monkeypatch.setattr(runner.drafter, "propose", forbidden)
     monkeypatch.setattr(runner.drafter, "prepare_next_token_ids_padded", forbidden)
     monkeypatch.setattr(runner.rejection_sampler, "forward", forbidden)
@@ -119,12 +119,12 @@ def test_draft_length_zero_runs_none_of_our_worker_code(llm: LLM, monkeypatch: p
     with pytest.raises(AssertionError, match="ran at γ = 0"):
         generate(llm, BATCH, 16)
     # The engine is not usable after an error inside a step: that is vLLM's contract, so drop what is in flight.
-    llm.llm_engine.engine_core.engine_core.abort_requests(list(scheduler_of(llm).requests))  # type: ignore[attr-defined]
+    core_of(llm).abort_requests(list(scheduler_of(llm).requests))
 
 
 def test_engines_without_our_settings_stay_stock(model: Path) -> None:
     stock = start(model)
-    runner = stock.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker.model_runner  # type: ignore[attr-defined]
+    runner = runner_of(stock)
     assert type(runner) is CPUModelRunner
     # Stock vLLM on CPU drops its weights after packing them; keeping them is for our engines only.
     assert runner.model.model.layers[0].mlp.down_proj.weight.numel() == 0
@@ -188,7 +188,7 @@ def test_what_cannot_be_built_means_plain_decoding_and_one_line(
 
 def test_a_fault_while_drafting_is_raised_not_hidden(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     llm = start(model, {"gate": {"mode": "fixed", "draft_length": 2}})
-    runner = llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker.model_runner  # type: ignore[attr-defined]
+    runner = runner_of(llm)
 
     def fail(*args: Any) -> None:
         raise ZeroDivisionError("in the drafter")

@@ -140,10 +140,9 @@ def test_preemption(model: Path, monkeypatch: pytest.MonkeyPatch, format_name: s
 
 def test_up_to_max_model_len(model: Path) -> None:
     batch = prompts(8, VOCABULARY, seed=4, shortest=20, longest=90)
-    limit = {"max_model_len": 128}
-    expected = generate(start(model, **limit), batch, NEW_TOKENS)
+    expected = generate(start(model, max_model_len=128), batch, NEW_TOKENS)
     settings = {"drafter": {"format": "bf16"}, "draft_length": {"max": 5}, "gate": {"mode": "fixed", "draft_length": 5}}
-    llm = start(model, settings, **limit)
+    llm = start(model, settings, max_model_len=128)
     assert generate(llm, batch, NEW_TOKENS) == expected
     counts = stats(llm)
     assert counts["accepted_tokens"] == counts["drafted_tokens"]
