@@ -1,0 +1,102 @@
+"""Math problems with a known answer, read from a JSONL file.
+
+Two line forms are understood: `{"problem": ..., "answer": ...}` and GSM8K's
+`{"question": ..., "answer": "... #### 42"}`.
+"""
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nemo_rl_efficientrollout.errors import UserError
+
+from .reward import is_mathematics
+
+_FORMS = '{"problem": ..., "answer": ...} or {"question": ..., "answer": "... #### 42"}'
+_PLAIN_NUMBER = re.compile(r"-?\d{1,300}(\.\d{1,300})?")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem and its answer, with the place it came from for error messages."""
+
+    text: str
+    answer: str
+    source: str
+
+
+def read_problems(path: Path) -> list[Problem]:
+    """Every problem of a JSONL file; blank lines are skipped.
+
+    Raises:
+        UserError: the file cannot be read or is empty, or a line is no problem; names file and line.
+    """
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        raise UserError(
+            f"problem file '{path}' does not exist: give a JSONL file with --problems, "
+            "or leave it out for built-in arithmetic"
+        ) from None
+    except OSError as error:
+        raise UserError(f"problem file '{path}' cannot be read: {error.strerror}") from None
+    problems = [_read_line(line, f"{path} line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    if not problems:
+        raise UserError(f"problem file '{path}' is empty: expected one JSON object per line, {_FORMS}")
+    return problems
+
+
+def write_problems(path: Path, problems: list[Problem]) -> None:
+    """Write problems in the form that `read_problems` reads."""
+    lines = [json.dumps({"problem": p.text, "answer": p.answer}) for p in problems]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _read_line(line: bytes, source: str) -> Problem:
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise UserError(f"{source}: not UTF-8 text; save the file as UTF-8") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{source}: not valid JSON ({error}); expected {_FORMS}") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{source}: expected a JSON object {_FORMS}, got {_kind(row)}")
+    text_key = "problem" if "problem" in row else "question"
+    for key in (text_key, "answer"):
+        if key not in row:
+            wanted = "'problem' (or 'question')" if key == "question" else f"'{key}'"
+            raise UserError(f"{source}: key {wanted} is missing; expected {_FORMS}")
+    return Problem(_text(row[text_key], text_key, source), _answer(row, text_key, source), source)
+
+
+def _text(value: Any, key: str, source: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise UserError(f"{source}: '{key}' must be a non-empty text, got {_kind(value)}")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(f"{source}: '{key}' holds half of a surrogate pair; use whole characters") from None
+    return value.strip()
+
+
+def _answer(row: dict[str, Any], text_key: str, source: str) -> str:
+    value = row["answer"]
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return str(value)
+    text = _text(value, "answer", source)
+    if text_key == "question":
+        _, marker, text = text.rpartition("####")
+        if not marker:
+            raise UserError(f"{source}: a GSM8K 'answer' ends with '#### 42', but there is no '####' in it")
+        text = text.strip().replace(",", "")
+    if not _PLAIN_NUMBER.fullmatch(text) and not is_mathematics(text):
+        raise UserError(f"{source}: 'answer' is no number or LaTeX formula that math-verify can read: {text[:60]!r}")
+    return text
+
+
+def _kind(value: Any) -> str:
+    """What a JSON value is, short enough for one line."""
+    return f"{type(value).__name__} {str(value)[:40]!r}"

@@ -1,0 +1,59 @@
+"""The run in Weights & Biases, under NeMo-RL's metric names. Our own `steps.jsonl` is the record; this is a view."""
+
+import os
+from typing import Any
+
+import wandb
+
+from nemo_rl_efficientrollout.errors import UserError
+
+from .options import Options
+from .record import Step
+
+PROJECT = "efficientrollout-grpo-math"
+
+
+def start(options: Options) -> "wandb.Run":
+    """A new W&B run below the run's folder; offline unless an API key or WANDB_MODE is set.
+
+    Raises:
+        UserError: W&B refuses, for instance a wrong key.
+    """
+    mode: Any = os.environ.get("WANDB_MODE") or ("online" if "WANDB_API_KEY" in os.environ else "offline")
+    try:
+        return wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            name=options.name,
+            dir=options.run_dir,
+            mode=mode,
+            config=options.as_dict(),
+            settings=wandb.Settings(x_disable_stats=True, console="off", silent=True),
+        )
+    except wandb.Error as error:
+        raise UserError(f"W&B does not start: {error}; set WANDB_MODE=offline to do without it") from error
+
+
+def metrics(step: Step) -> dict[str, float]:
+    """One step under NeMo-RL's names; what is undefined is left out."""
+    values = {
+        "train/reward": step.reward,
+        "train/loss": step.loss,
+        "train/grad_norm": step.grad_norm,
+        "train/approx_entropy": step.entropy,
+        "train/mean_gen_tokens_per_sample": step.response_tokens["mean"],
+        "timing/train/generation": step.rollout_seconds,
+        "timing/train/reward_calculation": step.reward_seconds,
+        "timing/train/policy_training": step.train_seconds,
+        "timing/train/weight_sync": step.refit_seconds,
+        "timing/train/total_step_time": step.total_seconds,
+        "train/vllm/spec_num_drafts": step.drafts,
+        "train/vllm/spec_num_draft_tokens": step.drafted_tokens,
+        "train/vllm/spec_num_accepted_tokens": step.accepted_tokens,
+        "train/vllm/spec_acceptance_length": step.acceptance_length,
+        "train/vllm/spec_acceptance_rate": step.acceptance_rate,
+        "train/efficientrollout/speculating_fraction": step.speculating_fraction,
+        "train/efficientrollout/draft_length_mean": step.draft_length_mean,
+        "train/efficientrollout/drafter_version_lag": step.policy_version - step.drafter_version,
+        "refit/requantize_s": step.requantize_seconds,
+    }
+    return {name: float(value) for name, value in values.items() if value is not None}
