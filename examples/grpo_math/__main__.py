@@ -25,6 +25,9 @@ ENVIRONMENT = {
 }
 """Set before the libraries that read them are imported, unless the user has set them."""
 
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+"""For the built-in model: it is too small for a second thread, which on a busy machine costs more than it helps."""
+
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
@@ -56,7 +59,7 @@ def main(
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON summary on stdout.")] = False,
 ) -> None:
     """GRPO on math problems with self-speculative rollouts inside stock vLLM."""
-    for key, value in ENVIRONMENT.items():
+    for key, value in (ENVIRONMENT | (ONE_THREAD if model is None else {})).items():
         os.environ.setdefault(key, value)
     try:
         options = Options(

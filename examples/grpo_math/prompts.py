@@ -38,11 +38,12 @@ def longest_prompt(problems: list[Problem], template: str, tokenizer: PreTrained
     """
     longest = 0
     for problem in problems:
-        ids = encode(render(problem, template, tokenizer), tokenizer)
+        prompt = render(problem, template, tokenizer)
+        ids = encode(prompt, tokenizer)
         if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
             raise UserError(
-                f"{problem.source}: the model's tokenizer cannot read this text: {problem.text[:60]!r}; "
-                "the built-in model knows only its own arithmetic, so give another with --model"
+                f"{problem.source}: the model's tokenizer cannot read this prompt: {prompt[:80]!r}; "
+                "the built-in model knows only its own arithmetic: give another with --model, or change --prompt"
             )
         if len(ids) > limit:
             raise UserError(

@@ -43,6 +43,7 @@ class Step:
     draft_length_mean: float | None
     policy_version: int
     drafter_version: int
+    drafter_version_lag: int
     requantize_seconds: float
     timeline: dict[str, list[Any]] = field(repr=False)
 
@@ -93,7 +94,7 @@ class Record:
         self.write_json()
 
     def report(self) -> dict[str, Any]:
-        """The content of report.json: a list holds one value per finished step."""
+        """The content of report.json: a list holds one value per finished step, the versions are the latest."""
 
         def column(name: str) -> list[Any]:
             return [getattr(step, name) for step in self.steps]
@@ -101,12 +102,14 @@ class Record:
         lists = (
             "reward", "loss", "rollout_seconds", "reward_seconds", "train_seconds", "refit_seconds",
             "total_seconds", "response_tokens", "acceptance_rate", "acceptance_length",
-            "speculating_fraction", "draft_length_mean", "policy_version", "drafter_version", "requantize_seconds",
+            "speculating_fraction", "draft_length_mean", "drafter_version_lag", "requantize_seconds",
         )  # fmt: skip
         return {
             **self._facts,
             "steps": len(self.steps),
             "tokens": sum(column("tokens")),
+            "policy_version": self.steps[-1].policy_version if self.steps else 0,
+            "drafter_version": self.steps[-1].drafter_version if self.steps else 0,
             **{name: column(name) for name in lists},
             "timeline": column("timeline")[-TIMELINES_KEPT:],
             "rollout_ratio": self.rollout_ratio,
@@ -157,7 +160,7 @@ class writing:  # noqa: N801 - reads as a word: `with writing(place):`
         if isinstance(error, OSError):
             where = error.filename or self.place
             raise UserError(
-                f"cannot write '{where}': {error.strerror}; free the disk, or choose another place with --runs-dir"
+                f"cannot write '{where}': {error.strerror}; make room there or choose another place with --runs-dir"
             ) from error
 
 

@@ -48,6 +48,7 @@ class StepClock(TrainerCallback):
             "total_seconds": time.perf_counter() - self.started,
             "policy_version": stats["policy_version"],
             "drafter_version": stats["drafter_version"],
+            "drafter_version_lag": stats["policy_version"] - stats["drafter_version"],
             "requantize_seconds": stats["requantize_seconds"],
         }
 

@@ -53,7 +53,7 @@ def metrics(step: Step) -> dict[str, float]:
         "train/vllm/spec_acceptance_rate": step.acceptance_rate,
         "train/efficientrollout/speculating_fraction": step.speculating_fraction,
         "train/efficientrollout/draft_length_mean": step.draft_length_mean,
-        "train/efficientrollout/drafter_version_lag": step.policy_version - step.drafter_version,
+        "train/efficientrollout/drafter_version_lag": step.drafter_version_lag,
         "refit/requantize_s": step.requantize_seconds,
     }
     return {name: float(value) for name, value in values.items() if value is not None}

@@ -30,9 +30,10 @@ class Ledger:
 
     def record(self, step: Step, finished_at: float) -> None:
         """Count one step that ended at `finished_at` (seconds of a monotonic clock)."""
-        drafted, accepted = sum(step.drafted), sum(step.accepted)
+        drafted = accepted = 0
         self.decode_steps += 1
         if step.drafted:
+            drafted, accepted = sum(step.drafted), sum(step.accepted)
             self.speculating_steps += 1
             self.drafts += len(step.drafted)
             self.drafted_tokens += drafted

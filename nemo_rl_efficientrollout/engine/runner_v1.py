@@ -1,7 +1,5 @@
 """Adapter to vLLM's V1 model runner: a subclass that drafts with the twin, and is stock vLLM where γ is 0."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -54,6 +52,8 @@ class SelfSpeculativeRunner:
     speculative_config: Any
     _drafting = False
     """Whether the present step drafts for the next one."""
+    _plain = False
+    """Whether it neither drafts nor verifies."""
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device) -> None:
         super().__init__(vllm_config, device)  # type: ignore[call-arg]
@@ -64,19 +64,19 @@ class SelfSpeculativeRunner:
         return self.drafter.state
 
     def execute_model(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
-        self._drafting = scheduler_output.num_spec_tokens_to_schedule > 0 and self.self_speculation.ready
-        with self._plain_if(not self._drafting and not scheduler_output.scheduled_spec_decode_tokens):
-            return super().execute_model(scheduler_output, *args, **kwargs)  # type: ignore[misc]
+        self._drafting = scheduler_output.num_spec_tokens_to_schedule > 0 and self.drafter.state.ready
+        self._plain = not (self._drafting or scheduler_output.scheduled_spec_decode_tokens)
+        call = super().execute_model  # type: ignore[misc]
+        return self._hiding_speculation(self._plain, call, scheduler_output, *args, **kwargs)
 
     def sample_tokens(self, *args: Any, **kwargs: Any) -> Any:
-        state = self.execute_model_state  # type: ignore[attr-defined]
-        verifies = state is not None and state.spec_decode_metadata is not None
-        with self._plain_if(not self._drafting and not verifies):
-            return super().sample_tokens(*args, **kwargs)  # type: ignore[misc]
+        return self._hiding_speculation(self._plain, super().sample_tokens, *args, **kwargs)  # type: ignore[misc]
 
     def _prepare_inputs(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
-        with self._plain_if(not scheduler_output.scheduled_spec_decode_tokens):
-            return super()._prepare_inputs(scheduler_output, *args, **kwargs)  # type: ignore[misc]
+        """A step that drafts but verifies nothing needs no rejection sampling."""
+        only_drafts = self._drafting and not scheduler_output.scheduled_spec_decode_tokens
+        call = super()._prepare_inputs  # type: ignore[misc]
+        return self._hiding_speculation(only_drafts, call, scheduler_output, *args, **kwargs)
 
     def _input_fits_in_drafter(self, common_attn_metadata: Any) -> bool:
         """Stock vLLM stops drafting for the whole batch near max_model_len; the twin pads the one row instead."""
@@ -89,13 +89,11 @@ class SelfSpeculativeRunner:
         else:
             super()._copy_draft_token_ids_to_cpu(scheduler_output)  # type: ignore[misc]
 
-    @contextmanager
-    def _plain_if(self, plain: bool) -> Iterator[None]:
-        if not plain:
-            yield
-            return
+    def _hiding_speculation(self, hide: bool, call: Any, *args: Any, **kwargs: Any) -> Any:
+        if not hide:
+            return call(*args, **kwargs)
         kept, self.speculative_config = self.speculative_config, None
         try:
-            yield
+            return call(*args, **kwargs)
         finally:
             self.speculative_config = kept

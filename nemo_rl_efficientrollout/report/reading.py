@@ -19,7 +19,7 @@ TRAINING = ("reward", "rollout_seconds", "train_seconds", "refit_seconds")
 # A run without speculation has none of these, and its report is still worth reading.
 SPECULATION = (
     *("acceptance_rate", "acceptance_length", "speculating_fraction"),
-    *("policy_version", "drafter_version", "requantize_seconds"),
+    *("drafter_version_lag", "requantize_seconds"),
 )
 
 

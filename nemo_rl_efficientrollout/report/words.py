@@ -45,21 +45,16 @@ def comparison(ratio: Ratio) -> str:
 
 
 def freshness(run: Run) -> tuple[bool, str] | None:
-    """Whether drafter version = policy version at every step that recorded both."""
-    pairs = [
-        (step, policy, drafter)
-        for step, policy, drafter in zip(
-            run.numbers, run.series["policy_version"], run.series["drafter_version"], strict=True
-        )
-        if policy is not None and drafter is not None
-    ]
-    if not pairs:
+    """Whether drafter version = policy version at every step that recorded its lag."""
+    lags = zip(run.numbers, run.series["drafter_version_lag"], strict=True)
+    known = [(step, lag) for step, lag in lags if lag is not None]
+    if not known:
         return None
-    stale = [step for step, policy, drafter in pairs if policy != drafter]
+    stale = [step for step, lag in known if lag]
     if not stale:
-        return True, f"Drafter fresh: its version equals the policy's at all {len(pairs):,} steps."
+        return True, f"Drafter fresh: its version equals the policy's at all {len(known):,} steps."
     return False, (
-        f"Drafter stale at {len(stale):,} of {len(pairs):,} steps (first: step {stale[0]:,}): "
+        f"Drafter stale at {len(stale):,} of {len(known):,} steps (first: step {stale[0]:,}): "
         "its version differs from the policy's."
     )
 

@@ -117,7 +117,7 @@ def test_refit_replaces_every_drafter_tensor_in_place(models: Any) -> None:
     names = {name for name, module in twin.model.named_modules() if any(module is own for _, own, _ in twin.quantized)}
     linears = {f"model.layers.{layer}.{part}" for layer in range(2) for part in PARTS}
     assert names == linears | {"lm_head"}
-    tensors = [tensor for _, _, method in twin.quantized for tensor in method._packed.parameters()]
+    tensors = [tensor for _, _, method in twin.quantized for tensor in method.tensors()]
     addresses = [tensor.data_ptr() for tensor in tensors]
     values = [tensor.clone() for tensor in tensors]
     refit(llm, weights_of(new))

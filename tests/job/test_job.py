@@ -47,7 +47,8 @@ def test_a_run_leaves_a_complete_report(runs: Path) -> None:
     ]  # fmt: skip
     assert {key: len(report[key]) for key in per_step} == dict.fromkeys(per_step, 3)
     assert report["steps"] == 3
-    assert report["policy_version"] == report["drafter_version"] == [1, 2, 3]
+    assert report["policy_version"] == report["drafter_version"] == 3
+    assert report["drafter_version_lag"] == [0, 0, 0]
     assert report["tokens"] == sum(8 * lengths["mean"] for lengths in report["response_tokens"])
     assert report["settings"]["efficientrollout"]["gate"]["draft_length"] == 2
     assert report["model"]["type"] == "qwen3"

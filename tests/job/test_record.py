@@ -47,6 +47,7 @@ def step(number: int, loss: float = 0.5, **counts: int) -> Step:
         total_seconds=3.3,
         policy_version=number,
         drafter_version=number,
+        drafter_version_lag=0,
         requantize_seconds=0.01,
         **rollout_fields(rollout(**counts)),
     )
@@ -73,7 +74,7 @@ def test_files_after_each_step(tmp_path: Path) -> None:
         assert report["steps"] == number
         assert report["tokens"] == 4 * number
         assert report["loss"] == [None] * number
-        assert report["policy_version"] == list(range(1, number + 1))
+        assert report["policy_version"] == report["drafter_version"] == number
         assert len(report["timeline"]) == min(number, TIMELINES_KEPT)
         lines = (tmp_path / "run" / "steps.jsonl").read_text().splitlines()
         assert [json.loads(line)["step"] for line in lines] == list(range(1, number + 1))
@@ -112,7 +113,7 @@ def test_a_full_disk_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.Monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(UserError, match="No space left on device; free the disk"):
+    with pytest.raises(UserError, match="No space left on device; make room"):
         record.add(step(1))
 
 

@@ -63,8 +63,9 @@ def full_run(steps: int = 6, rollouts: int = 2) -> dict:
         "acceptance_rate": [None] + [0.8] * (steps - 1),
         "acceptance_length": [None] + [3.2] * (steps - 1),
         "speculating_fraction": [0.0] + [0.5] * (steps - 1),
-        "policy_version": list(range(steps)),
-        "drafter_version": list(range(steps)),
+        "policy_version": steps,
+        "drafter_version": steps,
+        "drafter_version_lag": [0] * steps,
         "requantize_seconds": [0.3] * steps,
         "timeline": [rollout(step=steps - rollouts + i + 1) for i in range(rollouts)],
         "rollout_ratio": {"median": 0.81, "min": 0.75, "max": 0.9, "pairs": 5},
@@ -273,7 +274,7 @@ def test_the_comparison_claims_no_more_than_it_measured():
 def test_a_stale_drafter_is_announced():
     assert freshness(read(empty_run())) is None
     assert (freshness(read(full_run())) or (False,))[0]
-    stale = full_run() | {"drafter_version": [0, 1, 1, 3, 4, 5]}
+    stale = full_run() | {"drafter_version_lag": [0, 0, 1, 0, 0, 0]}
     fresh, words = freshness(read(stale)) or (True, "")
     assert not fresh
     assert "1 of 6 steps (first: step 3)" in words

@@ -1,0 +1,1 @@
+"""Ratios measured side by side. Run as modules: `python -m benchmarks.overhead`."""

@@ -1,0 +1,1 @@
+"""Jobs to run and to learn from."""
