@@ -14,8 +14,8 @@ from .acceptance import Acceptance
 from .step import Step
 from .step_times import ENOUGH, StepTimes, bucket
 
-SWITCH_GAIN = 1.03
-"""Predicted gain in tokens per second that a change of γ must promise: above the noise of a median, so no thrash."""
+SWITCH_GAIN = 1.05
+"""Predicted gain in tokens per second that a change of γ must promise: above the noise of a median (paper §4.2)."""
 PROBE_SHARE = 0.003
 """Share of decode time that probing may cost, on average."""
 PROBE_STEPS = ENOUGH + 1
@@ -101,6 +101,8 @@ class AutoGate:
             return 0
         speeds = self.speeds(active)
         best = max(range(self._max + 1), key=speeds.__getitem__)
+        if best and not self.times.has_ratio(active):
+            best = 1  # the first look at drafting should cost little, should it turn out not to pay
         if speeds[best] > SWITCH_GAIN * speeds[self._current]:
             self._current = best
         elif self._current and speeds[self._current] <= 1.0:
@@ -134,13 +136,16 @@ class AutoGate:
         ]
 
     def _maybe_probe(self, active: int, speeds: list[float]) -> None:
-        """Look at the other side, plain or speculating, when it was long unseen and the credit covers the loss."""
+        """Look at the other side, plain or speculating, when it was long unseen and the credit covers the loss.
+
+        Where nothing of this batch size is known the first look is lent: the tail must not wait for the bulk's debts.
+        """
         other = 0 if self._current else max(range(1, self._max + 1), key=speeds.__getitem__)
         seen = self._last_seen.get((bucket(active), other))
         if seen is not None and self._clock - seen < PROBE_EVERY:
             return
         loss = PROBE_STEPS * self._step_seconds * max(0.0, speeds[self._current] / speeds[other] - 1.0)
-        if self._credit >= loss:
+        if self._credit >= loss or not self.times.has_ratio(active):
             self._credit -= loss
             self._probe = _Probe(other, PROBE_STEPS)
 

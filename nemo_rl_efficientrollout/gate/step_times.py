@@ -7,8 +7,8 @@ from statistics import median
 
 BUCKETS_PER_DOUBLING = 4
 """Batch sizes within 19 % share a bucket: their step times differ by less than the noise of one step."""
-WINDOW = 16
-ENOUGH = 3
+WINDOW = 32
+ENOUGH = 5
 """Samples kept per (bucket, γ), and how many make a median worth believing."""
 PRIOR_COST = 0.5
 """Cost of one more draft token, in plain steps, before anything was measured: an int8 drafter, free verification."""
@@ -36,6 +36,11 @@ class StepTimes:
             abs(there - here) <= BUCKETS_PER_DOUBLING // 2 and self._median(there, 0) is not None
             for there in self._samples
         )
+
+    def has_ratio(self, active: int) -> bool:
+        """Whether the cost of any draft was measured within a doubling of this batch size."""
+        here = bucket(active)
+        return any(abs(there - here) <= BUCKETS_PER_DOUBLING and self._ratios(there) for there in self._samples)
 
     def cost_ratio(self, active: int, draft_length: int) -> float:
         """Seconds of a cycle with γ = `draft_length` over seconds of a plain step, at `active` requests.
