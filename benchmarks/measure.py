@@ -20,7 +20,7 @@ ENVIRONMENT = {
 }
 """Set before vLLM is imported, unless the user has set them."""
 
-KV_CACHE_BYTES = 1 << 30
+KV_CACHE_BYTES = 1 << 28
 """Per engine, and far more than the longest run needs."""
 
 PROMPT = 32
