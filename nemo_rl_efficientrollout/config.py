@@ -6,7 +6,7 @@ carries to every process as `additional_config["efficientrollout"]`.
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -147,9 +147,6 @@ def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
         else:
             keys.append(prefix + name)
     return keys
-
-
-FORMATS: tuple[str, ...] = get_args(FormatName)
 
 
 def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:

@@ -2,7 +2,3 @@
 
 `bf16`, the identity, has no file: there the drafter shares the policy's own weights.
 """
-
-from .int8 import Int8Weight, dequantize, quantize
-
-__all__ = ["Int8Weight", "dequantize", "quantize"]
