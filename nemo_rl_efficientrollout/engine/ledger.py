@@ -41,7 +41,7 @@ class Ledger:
             for kept in step.accepted:
                 for position in range(kept):
                     self.accepted_by_position[position] += 1
-        self._timeline.append((finished_at, step.active, step.verified, drafted, accepted, step.seconds))
+        self._timeline.append((finished_at, step.load.batch, step.verified, drafted, accepted, step.seconds))
 
     def counters(self) -> dict[str, Any]:
         """A plain dict of all counts."""

@@ -8,7 +8,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.outputs import ModelRunnerOutput
 
 from ..config import KEY, read_gate, read_settings
-from ..gate import Gate, Step, make_gate
+from ..gate import Gate, Load, Step, make_gate
 from .ledger import Ledger
 from .plugin import require_active
 
@@ -20,7 +20,8 @@ class _AskGate:
         self._scheduler = scheduler
 
     def __getitem__(self, scheduled_requests: int) -> int:
-        return self._scheduler.gate.choose(scheduled_requests)
+        gate = self._scheduler.gate
+        return gate.choose(self._scheduler.load() if gate.learns else Load(scheduled_requests))
 
 
 class DraftLengthScheduler(Scheduler):
@@ -48,26 +49,38 @@ class DraftLengthScheduler(Scheduler):
     def update_from_output(self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput) -> Any:
         now = time.perf_counter()
         if scheduler_output.num_scheduled_tokens:
-            step = _read_step(scheduler_output, model_runner_output, now - self._schedule_started)
-            self.gate.observe(step)
+            step = self._read_step(scheduler_output, model_runner_output, now - self._schedule_started)
+            if self.gate.learns:
+                self.gate.observe(step)
             self.ledger.record(step, now)
         return super().update_from_output(scheduler_output, model_runner_output)
 
+    def load(self) -> Load:
+        """Requests that decode, and the mean of their context lengths."""
+        contexts = [request.num_tokens for request in self.running if not request.is_prefill_chunk]
+        return Load(len(contexts), sum(contexts) / max(len(contexts), 1))
 
-def _read_step(output: SchedulerOutput, result: ModelRunnerOutput, seconds: float) -> Step:
-    active = len(output.num_scheduled_tokens)
-    asked = output.num_spec_tokens_to_schedule
-    drafts = output.scheduled_spec_decode_tokens
-    if not drafts:
-        decode_only = output.total_num_scheduled_tokens == active
-        return Step(active, 0, asked, seconds, decode_only)
-    drafted, accepted, scheduled = [], [], active
-    for request, tokens in drafts.items():
-        scheduled += len(tokens)
-        sampled = result.sampled_token_ids[result.req_id_to_index[request]]
-        if sampled:  # empty when the request was discarded in flight
-            drafted.append(len(tokens))
-            accepted.append(len(sampled) - 1)
-    decode_only = output.total_num_scheduled_tokens == scheduled
-    verified = max(map(len, drafts.values()))
-    return Step(active, verified, asked, seconds, decode_only, drafted, accepted)
+    def _read_step(self, output: SchedulerOutput, result: ModelRunnerOutput, seconds: float) -> Step:
+        known = self.requests  # without those that were aborted in flight
+        names = output.num_scheduled_tokens
+        contexts = {name: known[name].num_tokens for name in names if name in known} if self.gate.learns else {}
+        load = Load(len(names), sum(contexts.values()) / max(len(contexts), 1))
+        drafts = output.scheduled_spec_decode_tokens
+        drafted, accepted, drafting, scheduled = [], [], [], len(names)
+        for request, tokens in drafts.items():
+            scheduled += len(tokens)
+            sampled = result.sampled_token_ids[result.req_id_to_index[request]]
+            if sampled:  # empty when the request was discarded in flight
+                drafted.append(len(tokens))
+                accepted.append(len(sampled) - 1)
+                drafting.append(contexts.get(request, 0))
+        return Step(
+            load,
+            verified=max(map(len, drafts.values()), default=0),
+            asked=output.num_spec_tokens_to_schedule,
+            seconds=seconds,
+            decode_only=output.total_num_scheduled_tokens == scheduled and not output.preempted_req_ids,
+            drafted=drafted,
+            accepted=accepted,
+            contexts=drafting,
+        )

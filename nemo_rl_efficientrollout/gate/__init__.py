@@ -1,6 +1,7 @@
-"""Whether and how far to speculate. Pure Python: knows no engine and no tensor."""
+"""Whether and how far to speculate. numpy and scipy: knows no engine, and no tensor outside of `detector`."""
 
-from .policy import AutoGate, FixedGate, Gate, RandomGate, make_gate
-from .step import Step
+from .gates import FixedGate, Gate, RandomGate, make_gate
+from .policy import AutoGate
+from .step import Load, Step
 
-__all__ = ["AutoGate", "FixedGate", "Gate", "RandomGate", "Step", "make_gate"]
+__all__ = ["AutoGate", "FixedGate", "Gate", "Load", "RandomGate", "Step", "make_gate"]

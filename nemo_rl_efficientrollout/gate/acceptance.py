@@ -1,64 +1,105 @@
-"""Running estimate of acceptance by draft position."""
+"""Running estimate of acceptance by draft position and context length, with its uncertainty."""
 
 from collections.abc import Sequence
 
-HALF_LIFE = 256
-"""Drafts after which an observation weighs half: a few seconds of a tail, so the estimate follows the policy."""
-PRIOR_RATE = 0.9
-PRIOR_DRAFTS = 4.0
-"""Optimistic prior, worth four drafts: speculation is tried once before it is judged."""
+import numpy as np
+
+from .terms import Vector
+
+BUCKETS = 8
+_FIRST = 512
+"""Context-length buckets: below 512 tokens, then one per doubling, the last beyond 32k."""
+NEIGHBOUR = 1.0 / 16.0
+"""Weight of evidence from the next bucket: the tail's long answers are not judged by the bulk's short ones."""
+HALF_LIFE = 1024
+"""Drafts of a bucket after which its older evidence weighs half."""
+IDLE_HALF_LIFE = 512
+"""Plain steps after which evidence weighs half: a drafter that is not watched may have changed."""
+PRIOR_RATE, PRIOR_DRAFTS = 0.9, 4.0
+"""Optimistic prior, worth four drafts: speculation is tried before it is judged."""
 KEPT_AT_REFIT = 0.5
 """Share of the evidence that survives a refit: a new drafter resembles the last one, but is not it."""
 
+_WEIGHTS = NEIGHBOUR ** np.abs(np.subtract.outer(np.arange(BUCKETS), np.arange(BUCKETS)))
+
 
 class Acceptance:
-    """α_i = P(draft token i is accepted | tokens 1…i-1 were), for i = 1…γ_max.
+    """α_i(S) = P(draft token i is accepted | tokens 1…i-1 were, context length S), for i = 1…γ_max.
 
-    The counts decay exponentially per verified draft; a Beta prior fills in for positions never reached.
+    Counts decay exponentially; each rate is a Beta posterior whose prior is the rate pooled over positions.
     """
 
     def __init__(self, max_draft_length: int) -> None:
-        self._reached = [0.0] * max_draft_length
-        self._accepted = [0.0] * max_draft_length
-        self._decay = 0.5 ** (1.0 / HALF_LIFE)
+        self._reached = np.zeros((BUCKETS, max_draft_length))
+        self._accepted = np.zeros((BUCKETS, max_draft_length))
+        self._cache: dict[int, tuple[Vector, Vector]] = {}
 
-    def observe(self, drafted: Sequence[int], accepted: Sequence[int]) -> None:
-        """Count one verification: for each request, tokens drafted and how many of them were accepted."""
-        self._scale(self._decay ** len(drafted))
-        for length, kept in zip(drafted, accepted, strict=True):
-            for position in range(min(kept + 1, length)):
-                self._reached[position] += 1.0
-                if position < kept:
-                    self._accepted[position] += 1.0
+    def observe(self, drafted: Sequence[int], accepted: Sequence[int], contexts: Sequence[float]) -> None:
+        """Count one verification; one entry per request: tokens drafted, how many were accepted, context length."""
+        width = self._reached.shape[1]
+        buckets = np.array([bucket(context) for context in contexts])
+        kept = np.minimum(np.array(accepted), width)
+        tried = np.minimum(kept + 1, np.minimum(np.array(drafted), width))
+        self._reached *= self._decay(buckets)
+        self._accepted *= self._decay(buckets)
+        self._reached += _at_least(buckets, tried, width)
+        self._accepted += _at_least(buckets, kept, width)
+        self._cache.clear()
+
+    def idle(self) -> None:
+        """A step without drafts passed."""
+        self._scale(0.5 ** (1.0 / IDLE_HALF_LIFE))
 
     def refit(self) -> None:
         """The drafter was rebuilt from new weights: trust the past less."""
         self._scale(KEPT_AT_REFIT)
 
-    def rates(self) -> list[float]:
-        """α_i for i = 1…γ_max, each in (0, 1)."""
-        pooled_rate = _beta_mean(sum(self._accepted), sum(self._reached), PRIOR_RATE)
-        return [
-            _beta_mean(accepted, reached, pooled_rate)
-            for accepted, reached in zip(self._accepted, self._reached, strict=True)
-        ]
+    def rates(self, context: float = 0.0) -> Vector:
+        """α_i at a context length; shape [γ_max], each in (0, 1)."""
+        return self._posterior(bucket(context))[0]
 
-    def lengths(self) -> list[float]:
-        """τ(γ) for γ = 0…γ_max: mean tokens per verification, bonus token included.
+    def lengths(self, context: float = 0.0) -> Vector:
+        """τ(γ) for γ = 0…γ_max: mean tokens per verification, bonus token included; shape [γ_max + 1].
 
         τ(γ) = 1 + Σ_{i≤γ} Π_{j≤i} α_j, which is (1-α^(γ+1))/(1-α) for constant α
         (Leviathan et al. 2023, https://arxiv.org/abs/2211.17192, eq. 1).
         """
-        lengths, reach = [1.0], 1.0
-        for rate in self.rates():
-            reach *= rate
-            lengths.append(lengths[-1] + reach)
-        return lengths
+        return np.cumsum(np.concatenate([[1.0], np.cumprod(self.rates(context))]))
+
+    def deviations(self, context: float = 0.0) -> Vector:
+        """Standard deviation of τ(γ) for γ = 0…γ_max, to first order; shape [γ_max + 1]."""
+        rates, variance = self._posterior(bucket(context))
+        reach = np.cumprod(rates)
+        # ∂τ(γ)/∂α_i = Σ_{i≤k≤γ} reach_k / α_i
+        upto = np.concatenate([[0.0], np.cumsum(reach)])
+        slope = np.maximum(upto[:, None] - upto[None, :-1], 0.0) / rates
+        return np.sqrt(slope**2 @ variance)
+
+    def _posterior(self, index: int) -> tuple[Vector, Vector]:
+        if index not in self._cache:
+            reached, accepted = _WEIGHTS[index] @ self._reached, _WEIGHTS[index] @ self._accepted
+            pooled = (accepted.sum() + PRIOR_DRAFTS * PRIOR_RATE) / (reached.sum() + PRIOR_DRAFTS)
+            evidence = reached + PRIOR_DRAFTS
+            rates = (accepted + PRIOR_DRAFTS * pooled) / evidence
+            self._cache[index] = rates, rates * (1.0 - rates) / (evidence + 1.0)
+        return self._cache[index]
 
     def _scale(self, factor: float) -> None:
-        self._reached = [count * factor for count in self._reached]
-        self._accepted = [count * factor for count in self._accepted]
+        self._reached *= factor
+        self._accepted *= factor
+        self._cache.clear()
+
+    @staticmethod
+    def _decay(buckets: np.ndarray) -> Vector:
+        return 0.5 ** (np.bincount(buckets, minlength=BUCKETS) / HALF_LIFE)[:, None]
 
 
-def _beta_mean(accepted: float, reached: float, prior_rate: float) -> float:
-    return (accepted + PRIOR_DRAFTS * prior_rate) / (reached + PRIOR_DRAFTS)
+def bucket(context: float) -> int:
+    """Index of a context length's bucket."""
+    return min(max(int(context) // _FIRST, 0).bit_length(), BUCKETS - 1)
+
+
+def _at_least(buckets: np.ndarray, lengths: np.ndarray, width: int) -> Vector:
+    """How many requests of each bucket got beyond each position; shape [BUCKETS, width]."""
+    counts = np.bincount(buckets * (width + 1) + lengths, minlength=BUCKETS * (width + 1)).reshape(BUCKETS, width + 1)
+    return np.cumsum(counts[:, ::-1], axis=1)[:, ::-1][:, 1:].astype(float)

@@ -1,164 +1,276 @@
-"""The draft length of the next step: a pure state machine, no I/O, no clock of its own.
+"""The action of the next step: a pure state machine, no I/O, no clock of its own.
 
-States of `AutoGate`: PLAIN (γ = 0) and SPECULATING (γ > 0), both reversible at every step, and a PROBE laid over
-either: a short burst at another γ whose expected loss is paid from a credit that grows with the time decoded.
-There is no state in which nothing is learned: PLAIN probes speculation, SPECULATING probes plain decoding.
+| state       | meaning                                                         | leaves it when               |
+|-------------|-----------------------------------------------------------------|------------------------------|
+| LEARNING    | γ = 0: what a plain step takes is not known yet                 | three plain steps were timed |
+| PLAIN       | γ = 0 is expected to be fastest                                 | another action promises more |
+| SPECULATING | some γ > 0 is                                                   | the same                     |
+| PROBING     | one step of an action that may be better, paid from a share of  | it was taken                 |
+|             | decode time                                                     |                              |
+
+There is no state in which nothing is learned: every step corrects the cost model, PLAIN and SPECULATING both probe.
 """
 
-import random
-from dataclasses import dataclass
-from typing import Protocol
+import math
+from collections import OrderedDict, deque
+from enum import Enum
+from statistics import median
+from typing import NamedTuple
 
-from ..config import GateSettings
+import numpy as np
+
 from .acceptance import Acceptance
-from .step import Step
-from .step_times import ENOUGH, StepTimes, bucket
+from .action import PLAIN, Action, actions
+from .cost_model import CostModel
+from .online import Tracker
+from .prior import Prior
+from .step import Load, Step
+from .terms import Padding, Terms, Vector
 
-SWITCH_GAIN = 1.05
-"""Predicted gain in tokens per second that a change of γ must promise: above the noise of a median (paper §4.2)."""
-PROBE_SHARE = 0.003
-"""Share of decode time that probing may cost, on average."""
-PROBE_STEPS = ENOUGH + 1
-"""A burst: one step to change over and `ENOUGH` that count."""
-PROBE_EVERY = 256
-"""Steps after which what was measured elsewhere is worth measuring again."""
-
-
-class Gate(Protocol):
-    """Chooses γ before a step, learns from it after."""
-
-    def choose(self, active: int) -> int:
-        """γ in 0…γ_max for a step with `active` requests."""
-        ...
-
-    def observe(self, step: Step) -> None:
-        """Learn from a finished step."""
-        ...
-
-    def refit(self) -> None:
-        """The policy and its drafter have new weights."""
-        ...
-
-
-class FixedGate:
-    """Always the same γ; 0 is plain decoding."""
-
-    def __init__(self, draft_length: int) -> None:
-        self._draft_length = draft_length
-
-    def choose(self, active: int) -> int:
-        return self._draft_length
-
-    def observe(self, step: Step) -> None:
-        return
-
-    def refit(self) -> None:
-        return
+SWITCH_GAIN = 0.005
+"""Smallest predicted gain for which γ changes: a switch costs nothing by itself, dithering spoils the samples."""
+DOUBT = 0.5
+"""Standard deviations of a gain that it must exceed besides."""
+HOPE, FEAR = 1.5, 0.25
+"""Standard deviations of optimism with which probes are chosen, of pessimism with which they are paid for."""
+PROBE_LOSS = 0.05
+"""Least share of its time that a probe is taken to lose: what promises no loss is still not tried at every turn."""
+PROBE_SHARE = 0.008
+"""Share of decode time that probing may cost."""
+CONFIRM_EVERY, CONFIRM_STEPS = 512, 3
+"""Steps without plain decoding after which T_T is measured again, and how many steps that takes: that speculation pays
+is never believed on the strength of speculative steps alone."""
+LOOK_EVERY = 4
+"""Steps between two looks around for something to probe."""
+BASELINE_STEPS = 3
+_MOST_REQUESTS, _LONGEST_CONTEXT, _LONGEST_STEP = 10**6, 1e8, 1e4
+_CACHED_LOADS = 256
+_PER_DOUBLING = 16
+"""Context lengths within 4 % share their terms."""
 
 
-class RandomGate:
-    """γ uniform over 0…γ_max at every step: exercises every change of length, for tests."""
+class State(Enum):
+    """See the table above."""
 
-    def __init__(self, max_draft_length: int, seed: int) -> None:
-        self._max = max_draft_length
-        self._random = random.Random(seed)
-
-    def choose(self, active: int) -> int:
-        return self._random.randint(0, self._max)
-
-    def observe(self, step: Step) -> None:
-        return
-
-    def refit(self) -> None:
-        return
+    LEARNING = "learning"
+    PLAIN = "plain"
+    SPECULATING = "speculating"
+    PROBING = "probing"
 
 
-@dataclass(slots=True)
-class _Probe:
-    draft_length: int
-    steps_left: int
+class Decision(NamedTuple):
+    """An entry of the trace: what was chosen from here on, and why."""
+
+    step: int
+    load: Load
+    state: State
+    action: Action
+    speedup: float
+    """Tokens per second over those of plain decoding, as predicted; NaN where nothing is."""
+    why: str
 
 
 class AutoGate:
-    """γ with the highest expected tokens per second: acceptance length τ(γ) over measured cost ratio."""
+    """The action with the highest expected tokens per second: τ over the cost of its draft-verify cycle."""
 
-    def __init__(self, max_draft_length: int) -> None:
-        self._max = max_draft_length
-        self.acceptance = Acceptance(max_draft_length)
-        self.times = StepTimes()
-        self._current = 0
-        self._probe: _Probe | None = None
+    learns = True
+
+    def __init__(
+        self,
+        max_draft_length: int,
+        model: CostModel | None = None,
+        padding: Padding | None = None,
+        prior: Prior | None = None,
+        draft_lengths: tuple[int, ...] = (),
+    ) -> None:
+        """Start from `model` (a calibration), else from the shape of `prior` once a plain step was timed."""
+        self.actions = actions(draft_lengths or range(max_draft_length + 1))
+        self._index = {action.draft_length: i for i, action in enumerate(self.actions)}
+        self.tracker = Tracker(model) if model else None
+        self.acceptance = {
+            name: Acceptance(max_draft_length) for name in dict.fromkeys(a.drafter for a in self.actions[1:])
+        }
+        self.trace: deque[Decision] = deque(maxlen=256)
+        self.state = State.LEARNING
+        self.action = PLAIN
+        self.switches = 0
+        self.probe_seconds = 0.0
+        """Decode time that probing is expected to have cost."""
+        self._prior, self._padding = prior or Prior(plain_seconds=1.0, unsure_ridge=4.0), padding
+        self._baseline: list[float] = []
+        self._waiting: Step | None = None
+        self._home = 0  # index of the action to which a probe returns
         self._credit = 0.0
-        self._clock = 0
-        self._step_seconds = 0.0
-        self._last_seen: dict[tuple[int, int], int] = {}
+        self._plain_age = self._plain_owed = self._restarts = 0
+        self._steps = 0
+        self._cycles: OrderedDict[tuple[int, int], Vector] = OrderedDict()
 
-    def choose(self, active: int) -> int:
-        if self._probe is not None:
-            return self._probe.draft_length
-        if not self.times.has_baseline(active):
-            self._current = 0  # the baseline first: without it nothing can be called faster
-            return 0
-        speeds = self.speeds(active)
-        best = max(range(self._max + 1), key=speeds.__getitem__)
-        if best and not self.times.has_ratio(active):
-            best = 1  # the first look at drafting should cost little, should it turn out not to pay
-        if speeds[best] > SWITCH_GAIN * speeds[self._current]:
-            self._current = best
-        elif self._current and speeds[self._current] <= 1.0:
-            self._current = 0  # hysteresis never holds on to a loss
-        self._maybe_probe(active, speeds)
-        return self._probe.draft_length if self._probe is not None else self._current
+    def choose(self, load: Load) -> int:
+        """γ of the next step; 0 for a load that is no load."""
+        if self.tracker is None or not _sound(load):
+            return self._settle(load, State.LEARNING, 0, math.nan, "no cost model yet")
+        speeds = self.speeds(load)
+        if not np.isfinite(speeds).all():
+            return self._settle(load, State.LEARNING, 0, math.nan, "the cost model gave no number")
+        best = int(np.argmax(speeds))
+        if best != self._home:
+            margin = SWITCH_GAIN + DOUBT * self._doubt(load, best, self._home)
+            if speeds[best] > speeds[self._home] * (1.0 + margin) or speeds[self._home] < 1.0:
+                self._home = best
+        if self._home and self._confirms_plain(load, speeds):
+            return self._settle(load, State.PROBING, 0, 1.0, "what does a plain step take now?")
+        if self._steps % LOOK_EVERY == 0:
+            probe, why = self._look_around(load, speeds)
+            if probe is not None:
+                return self._settle(load, State.PROBING, probe, float(speeds[probe]), why)
+        state = State.SPECULATING if self._home else State.PLAIN
+        return self._settle(load, state, self._home, float(speeds[self._home]), "fastest by prediction")
 
     def observe(self, step: Step) -> None:
-        self._clock += 1
-        self._credit += PROBE_SHARE * step.seconds
+        """Learn from a finished step."""
+        self._steps += 1
         if step.drafted:
-            self.acceptance.observe(step.drafted, step.accepted)
-        if step.decode_only:
-            self._step_seconds = step.seconds
-        if step.steady:
-            self.times.observe(step.active, step.verified, step.seconds)
-            self._last_seen[bucket(step.active), step.verified] = self._clock
-        if self._probe is not None:
-            self._probe.steps_left -= 1
-            if self._probe.steps_left <= 0:
-                self._probe = None
+            self.acceptance[self._drafter].observe(step.drafted, step.accepted, step.contexts)
+        elif not step.verified:
+            for record in self.acceptance.values():
+                record.idle()
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and step.verified:
+            self._learn_cost(waiting)
+        if step.asked:
+            self._waiting = step  # whether it really drafted shows in the next step: a stale drafter does not
+        else:
+            self._learn_cost(step)
 
     def refit(self) -> None:
-        self.acceptance.refit()
+        """The policy and its drafter have new weights."""
+        for record in self.acceptance.values():
+            record.refit()
 
-    def speeds(self, active: int) -> list[float]:
-        """Expected tokens per second of γ = 0…γ_max over those of plain decoding."""
-        return [
-            length / self.times.cost_ratio(active, draft_length)
-            for draft_length, length in enumerate(self.acceptance.lengths())
-        ]
+    def speeds(self, load: Load) -> Vector:
+        """Expected tokens per second of every action over those of plain decoding; shape [actions]."""
+        assert self.tracker is not None
+        cost = self._terms(load) @ self.tracker.mean
+        return self._lengths(load) * (cost[0] / cost)
 
-    def _maybe_probe(self, active: int, speeds: list[float]) -> None:
-        """Look at the other side, plain or speculating, when it was long unseen and the credit covers the loss.
+    @property
+    def _drafter(self) -> str:
+        return self.actions[1].drafter
 
-        Where nothing of this batch size is known the first look is lent: the tail must not wait for the bulk's debts.
+    def _lengths(self, load: Load) -> Vector:
+        record = self.acceptance[self._drafter].lengths(load.context)
+        return record[[action.draft_length for action in self.actions]]
+
+    def _terms(self, load: Load) -> Vector:
+        """Terms of one cycle of every action; shape [actions, terms]. Kept for the latest loads."""
+        assert self.tracker is not None
+        level = round(_PER_DOUBLING * math.log2(1.0 + load.context))
+        key = (load.batch, level)
+        terms = self._cycles.get(key)
+        if terms is None:
+            terms = self.tracker.terms.cycles(load.batch, 2.0 ** (level / _PER_DOUBLING) - 1.0, self.actions)
+            self._cycles[key] = terms
+            if len(self._cycles) > _CACHED_LOADS:
+                self._cycles.popitem(last=False)
+        return terms
+
+    def _terms_of(self, step: Step) -> Vector:
+        """Terms of a finished step; those of a whole cycle where it drafted as far as it verified."""
+        assert self.tracker is not None
+        if step.verified == step.asked and step.asked in self._index:
+            return self._terms(step.load)[self._index[step.asked]]
+        return self.tracker.terms.step(*step.load, step.verified, step.asked, self._drafter)
+
+    def _doubt(self, load: Load, one: int, other: int) -> float:
+        """Relative standard deviation of the speed of one action over that of another."""
+        return float(self._doubts(load, other)[one])
+
+    def _doubts(self, load: Load, other: int) -> Vector:
+        """Relative standard deviation of the speed of every action over that of `other`; shape [actions]."""
+        assert self.tracker is not None
+        terms = self._terms(load)
+        relative = terms / (terms @ self.tracker.mean)[:, None]
+        relative = relative - relative[other]
+        cost = np.einsum("ak,ak->a", relative @ self.tracker.covariance, relative)
+        record = self.acceptance[self._drafter]
+        chosen = [action.draft_length for action in self.actions]
+        length = (record.deviations(load.context) / record.lengths(load.context))[chosen]
+        return np.sqrt(np.maximum(cost, 0.0) + length**2)
+
+    def _look_around(self, load: Load, speeds: Vector) -> tuple[int | None, str]:
+        """An action that may beat the present one, if the credit covers what one step of it may lose.
+
+        Where the most hopeful draft is too dear a shorter one is tried: its T_D is the same.
         """
-        other = 0 if self._current else max(range(1, self._max + 1), key=speeds.__getitem__)
-        seen = self._last_seen.get((bucket(active), other))
-        if seen is not None and self._clock - seen < PROBE_EVERY:
+        doubts = self._doubts(load, self._home)
+        hopes = speeds * np.exp(HOPE * doubts) / speeds[self._home]
+        hopes[self._home] = 0.0
+        hopeful = int(np.argmax(hopes))
+        if hopes[hopeful] <= 1.0 + SWITCH_GAIN:
+            return None, ""
+        losses = self._losses(load, speeds, doubts)
+        shorter = range(hopeful, 0, -1) if hopeful else (0,)
+        index = next((i for i in shorter if i != self._home and losses[i] <= self._credit), None)
+        if index is None:
+            return None, ""
+        self._spend(float(losses[index]))
+        return index, f"{self.actions[hopeful]} may be {hopes[hopeful]:.2f} times as fast"
+
+    def _confirms_plain(self, load: Load, speeds: Vector) -> bool:
+        """Whether this step measures T_T: at once after a surprise, else when long not seen and affordable."""
+        assert self.tracker is not None
+        surprised = self._restarts != self.tracker.restarts
+        if surprised or self._plain_age >= CONFIRM_EVERY:
+            loss = (
+                CONFIRM_STEPS * float(self._terms(load)[0] @ self.tracker.mean) * float(1.0 - 1.0 / speeds[self._home])
+            )
+            if surprised or loss <= self._credit:
+                self._spend(loss)
+                self._plain_owed = CONFIRM_STEPS
+                self._plain_age, self._restarts = 0, self.tracker.restarts
+        if self._plain_owed == 0:
+            return False
+        self._plain_owed -= 1
+        return True
+
+    def _spend(self, seconds: float) -> None:
+        self._credit -= seconds
+        self.probe_seconds += seconds
+
+    def _losses(self, load: Load, speeds: Vector, doubts: Vector) -> Vector:
+        """Seconds that one cycle of each action loses against the present one, if it is as bad as is to be feared."""
+        assert self.tracker is not None
+        feared = speeds * np.exp(-FEAR * doubts) / speeds[self._home]
+        return (self._terms(load) @ self.tracker.mean) * np.maximum(PROBE_LOSS, 1.0 - feared)
+
+    def _learn_cost(self, step: Step) -> None:
+        if not (step.decode_only and _sound(step.load) and 0.0 < step.seconds < _LONGEST_STEP):
             return
-        loss = PROBE_STEPS * self._step_seconds * max(0.0, speeds[self._current] / speeds[other] - 1.0)
-        if self._credit >= loss or not self.times.has_ratio(active):
-            self._credit -= loss
-            self._probe = _Probe(other, PROBE_STEPS)
+        self._credit += PROBE_SHARE * step.seconds
+        self._plain_age = self._plain_age + 1 if step.verified or step.asked else 0
+        if self.tracker is not None:
+            self.tracker.observe((step.verified, step.asked), self._terms_of(step), step.seconds)
+        elif not step.verified and not step.asked:
+            self._learn_baseline(step)
+
+    def _learn_baseline(self, step: Step) -> None:
+        self._credit = step.seconds  # the first look is lent
+        self._baseline.append(step.seconds)
+        if len(self._baseline) < BASELINE_STEPS:
+            return
+        terms = Terms(tuple(self.acceptance), self._padding)
+        prior = self._prior.scaled(terms, *step.load, median(self._baseline))
+        self.tracker = Tracker(CostModel(terms, prior.mean(terms), prior.covariance(terms), 0.05))
+
+    def _settle(self, load: Load, state: State, index: int, speedup: float, why: str) -> int:
+        action = self.actions[index]
+        if state is not self.state or action != self.action:
+            self.switches += action != self.action
+            self.state, self.action = state, action
+            self.trace.append(Decision(self._steps, load, state, action, speedup, why))
+        return action.draft_length
 
 
-def make_gate(settings: GateSettings, max_draft_length: int) -> Gate:
-    """The gate that the settings name."""
-    match settings.mode:
-        case "auto":
-            return AutoGate(max_draft_length)
-        case "off":
-            return FixedGate(0)
-        case "fixed":
-            assert settings.draft_length is not None  # validated in config
-            return FixedGate(settings.draft_length)
-        case "random":
-            return RandomGate(max_draft_length, settings.seed)
+def _sound(load: Load) -> bool:
+    """Whether these are numbers that an engine can have."""
+    return 1 <= load.batch <= _MOST_REQUESTS and 0.0 <= load.context <= _LONGEST_CONTEXT

@@ -1,19 +1,24 @@
-"""What the gate sees of one engine step."""
+"""What the gate sees: the load before a step, and what came of it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Load(NamedTuple):
+    """What is decoding now; prefilling requests do not count."""
+
+    batch: int
+    """Requests decoding (B)."""
+    context: float = 0.0
+    """Their mean context length in tokens (S)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One finished engine step.
+    """One finished engine step: it verified the drafts of the step before and drafted for the step after."""
 
-    A step verifies the drafts of the step before and drafts for the step after it. It is *steady* when both
-    lengths are equal: only then is its time that of a whole draft-verify cycle.
-    """
-
-    active: int
-    """Requests in the step (B)."""
+    load: Load
     verified: int
     """Longest draft verified in this step, in tokens; 0 is plain decoding."""
     asked: int
@@ -21,12 +26,10 @@ class Step:
     seconds: float
     """From the start of scheduling to the arrival of the sampled tokens."""
     decode_only: bool
-    """No request was prefilling: the time is a decode time."""
+    """No request was prefilling and none was preempted: the time is a decode time."""
     drafted: Sequence[int] = ()
     """Tokens drafted, one entry per verified request."""
     accepted: Sequence[int] = ()
     """Tokens accepted of those, one entry per verified request."""
-
-    @property
-    def steady(self) -> bool:
-        return self.decode_only and self.verified == self.asked
+    contexts: Sequence[int] = ()
+    """Context length in tokens of each verified request."""

@@ -1,0 +1,114 @@
+"""A cost model from timings: a robust, non-negative maximum a posteriori fit.
+
+The published fit (arXiv 2606.18967 §4.2) minimizes squared logarithms with a global optimizer; one mislabelled row
+moves it. Here errors are relative and Student-t, so a row that its neighbours contradict loses its weight, and θ has a
+prior, so that a few rows are enough. What enters θ non-linearly (ridge, drafter ratio, padding) is chosen among a few
+hypotheses by the same posterior.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.optimize import nnls
+
+from .cost_model import CostModel
+from .prior import Prior, hypotheses
+from .terms import Padding, Terms, Vector
+from .timing import Timing
+
+RIDGES = (4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
+DRAFT_RATIOS = (0.3, 0.5, 0.8)
+PADDINGS = (Padding(), Padding(draft_to_cycle=True))
+NOISE = 0.02
+"""Relative error of a timing before the residuals say otherwise: run-to-run spread of a median on a quiet GPU."""
+_NOISE_WEIGHT = 10.0
+_TAILS = 4.0
+"""Degrees of freedom of the Student-t errors: one row in twenty may be anything."""
+_ROUNDS = 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fit:
+    """A fitted cost model and what the fit saw."""
+
+    model: CostModel
+    prior: Prior
+    """The winning hypothesis."""
+    weights: Vector
+    """Of each timing, 0 (contradicted by all others) to 1.25; shape [timings]."""
+    misfit: float
+    """Negative log posterior up to a constant: smaller is better."""
+
+
+def fit(
+    timings: Sequence[Timing],
+    priors: Sequence[Prior] | None = None,
+    paddings: Sequence[Padding] = PADDINGS,
+    progress: Callable[[], None] = lambda: None,
+) -> Fit:
+    """The best fit over all hypotheses; plain decoding must be among the timings unless `priors` are given.
+
+    Raises:
+        ValueError: no timings, or none of plain decoding to scale the prior with.
+    """
+    if not timings:
+        raise ValueError("no timings to fit")
+    candidates = priors or hypotheses(scaled_prior(timings), RIDGES, DRAFT_RATIOS)
+    best: Fit | None = None
+    for padding in paddings:
+        terms = Terms(_drafters(timings), padding)
+        rows = np.stack([timing.vector(terms) for timing in timings])
+        for prior in candidates:
+            attempt = _solve(terms, rows, timings, prior)
+            if best is None or attempt.misfit < best.misfit:
+                best = attempt
+            progress()
+    assert best is not None
+    return best
+
+
+def scaled_prior(timings: Sequence[Timing]) -> Prior:
+    """The generic prior in the time scale of the cheapest plain step seen."""
+    plain = [t for t in timings if t.kind == "plain"]
+    if not plain:
+        raise ValueError("no timing of plain decoding")
+    return Prior(plain_seconds=min(plain, key=lambda t: (t.batch, t.context)).seconds)
+
+
+def _drafters(timings: Sequence[Timing]) -> tuple[str, ...]:
+    return tuple(sorted({timing.drafter for timing in timings}))
+
+
+def _solve(terms: Terms, rows: Vector, timings: Sequence[Timing], prior: Prior) -> Fit:
+    """Iteratively reweighted NNLS: the EM algorithm of Student-t errors."""
+    seconds = np.array([timing.seconds for timing in timings])
+    mean, deviation = prior.mean(terms), prior.deviation(terms)
+    relative = rows / seconds[:, None]
+    weights, noise = np.ones(len(seconds)), NOISE
+    theta, z = mean, np.zeros(len(seconds))
+    for _ in range(_ROUNDS):
+        root = np.sqrt(weights) / noise
+        system = np.vstack([relative * root[:, None], np.diag(1.0 / deviation)])
+        theta, _ = nnls(system, np.concatenate([root, mean / deviation]), maxiter=50 * terms.size)
+        error = relative @ theta - 1.0
+        noise = _noise(error, weights)
+        z = error / noise
+        weights = (_TAILS + 1.0) / (_TAILS + z**2)
+    misfit = np.sum((_TAILS + 1.0) * np.log1p(z**2 / _TAILS)) + 2.0 * len(z) * np.log(noise)
+    misfit += np.sum(((theta - mean) / deviation) ** 2)
+    information = np.linalg.inv(prior.covariance(terms)) + (relative.T * (weights / noise**2)) @ relative
+    covariance = np.linalg.inv(information)
+    model = CostModel(terms, theta, (covariance + covariance.T) / 2.0, noise)
+    return Fit(model, prior, weights, float(misfit))
+
+
+def _noise(error: Vector, weights: Vector) -> float:
+    """Scale of the errors, drawn towards `NOISE` where there are few."""
+    total = float(np.sum(weights * error**2)) + _NOISE_WEIGHT * NOISE**2
+    return float(np.sqrt(total / (len(error) + _NOISE_WEIGHT)))
+
+
+def with_spread(priors: Sequence[Prior], spread: float) -> list[Prior]:
+    """The same hypotheses with error bars `spread` times as wide."""
+    return [replace(prior, spread=spread) for prior in priors]

@@ -1,0 +1,167 @@
+"""The cost model: its terms, its fit from few and faulty timings, its choice of what to measure."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nemo_rl_efficientrollout.gate.action import actions
+from nemo_rl_efficientrollout.gate.cost_model import CostModel
+from nemo_rl_efficientrollout.gate.design import choose
+from nemo_rl_efficientrollout.gate.fit import fit
+from nemo_rl_efficientrollout.gate.prior import Prior
+from nemo_rl_efficientrollout.gate.terms import KNOTS, Kind, Padding, Terms
+from nemo_rl_efficientrollout.gate.timing import Timing
+
+BATCHES, CONTEXTS, LENGTHS = (1, 2, 4, 8, 16, 32, 64), (256, 1024, 4096), (3, 7, 15)
+ACTIONS = actions(LENGTHS)
+
+
+def true_model(ridge: float = 100.0, draft: float = 0.45, padding: Padding | None = None) -> CostModel:
+    terms = Terms(padding=padding)
+    prior = Prior(0.01, ridge_rows=ridge, draft_ratio=draft, kv_per_ktoken=0.003)
+    return CostModel(terms, prior.mean(terms), np.zeros((terms.size, terms.size)), 0.0)
+
+
+def sweep(model: CostModel, noise: float = 0.02, seed: int = 0) -> list[Timing]:
+    rng = np.random.default_rng(seed)
+    points: list[tuple[Kind, int, int, int]] = []
+    for batch in BATCHES:
+        for context in CONTEXTS:
+            points.append(("plain", batch, context, 0))
+            points += [(kind, batch, context, length) for kind in ("draft", "verify") for length in LENGTHS]
+    return [Timing(*point, model.seconds(*point) * float(np.exp(rng.normal(0.0, noise)))) for point in points]
+
+
+def worst_cycle_error(fitted: CostModel, true: CostModel) -> float:
+    errors = [
+        np.abs(fitted.cycles(batch, context, ACTIONS) / true.cycles(batch, context, ACTIONS) - 1.0).max()
+        for batch in BATCHES
+        for context in CONTEXTS
+    ]
+    return float(max(errors))
+
+
+def test_a_cycle_is_its_parts() -> None:
+    model = true_model()
+    parts = model.seconds("verify", 8, 1000, 5) + 5 * model.seconds("draft", 8, 1000, 5)
+    assert model.seconds("cycle", 8, 1000, 5) == pytest.approx(parts)
+    assert model.cycles(8, 1000, ACTIONS)[0] == pytest.approx(model.seconds("plain", 8, 1000))
+    assert model.terms.step(8, 1000, 5, 5) @ model.mean == pytest.approx(parts)
+    assert model.terms.step(8, 1000, 0, 5) @ model.mean == pytest.approx(
+        model.seconds("plain", 8, 1000) + 5 * model.seconds("draft", 8, 1000, 5)
+    )
+
+
+def test_every_term_has_a_name_with_a_unit() -> None:
+    terms = Terms(("self", "eagle"))
+    assert len(terms.names) == len(set(terms.names)) == terms.size
+    assert all(name.endswith(("_s", "_s_per_ktoken")) for name in terms.names)
+    assert terms.names[terms.block("draft.eagle")][0] == "draft.eagle.weights_s"
+    assert terms.block("draft.eagle").stop == terms.size
+
+
+def test_rows_pad_to_captured_sizes() -> None:
+    padding = Padding(captured_rows=(1, 8, 16))
+    assert [padding.target(rows) for rows in (1, 2, 8, 9, 17)] == [1, 8, 8, 16, 17]
+    assert Padding(draft_to_cycle=True).draft(16, 11) == 24
+    assert Padding(draft_to_cycle=True).draft(16, 3) == 16
+    flat = Terms(padding=padding)
+    assert (flat.vector("plain", 2, 0.0)[:22] == flat.vector("plain", 8, 0.0)[:22]).all()
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000), st.floats(0, 1e5), st.integers(0, 15))
+@settings(max_examples=60)
+def test_more_rows_or_more_context_never_cost_less(one: int, other: int, context: float, length: int) -> None:
+    model, (small, large) = true_model(), sorted((one, other))
+    kind: Kind = "verify" if length else "plain"
+    assert model.seconds(kind, small, context, length) <= model.seconds(kind, large, context, length) + 1e-12
+    assert model.seconds(kind, small, context, length) <= model.seconds(kind, small, context + 1.0, length)
+    assert model.seconds("verify", small, context, length + 1) <= model.seconds("verify", small, context, length + 2)
+
+
+def test_beyond_the_last_knot_compute_goes_on() -> None:
+    model = true_model()
+    last, beyond = model.seconds("plain", KNOTS[-1], 0), model.seconds("plain", 2 * KNOTS[-1], 0)
+    assert beyond > 1.8 * last
+
+
+def test_fit_recovers_the_truth_from_a_noisy_sweep() -> None:
+    true = true_model()
+    fitted = fit(sweep(true))
+    assert worst_cycle_error(fitted.model, true) < 0.05
+    assert fitted.model.noise == pytest.approx(0.02, rel=0.4)
+
+
+def test_fit_recovers_the_truth_from_whole_cycles_alone() -> None:
+    true = true_model()
+    rng = np.random.default_rng(0)
+    timings = [t for t in sweep(true) if t.kind == "plain"]
+    for batch in BATCHES:
+        for context in CONTEXTS:
+            for length in LENGTHS:
+                seconds = true.seconds("cycle", batch, context, length) * float(np.exp(rng.normal(0, 0.02)))
+                timings.append(Timing("cycle", batch, context, length, seconds))
+    assert worst_cycle_error(fit(timings).model, true) < 0.06
+
+
+def test_mislabelled_rows_lose_their_weight() -> None:
+    true = true_model()
+    timings = sweep(true)
+    wrong = [5, 40, 77, 101, 130]
+    for i in wrong:
+        timings[i] = Timing(
+            timings[i].kind, timings[i].batch, timings[i].context, timings[i].draft_length, 2.2 * timings[i].seconds
+        )
+    fitted = fit(timings)
+    assert worst_cycle_error(fitted.model, true) < 0.06
+    assert fitted.weights[wrong].max() < 0.1 < fitted.weights[[i for i in range(60) if i not in wrong]].min()
+
+
+def test_fit_finds_padding() -> None:
+    padded = Padding(draft_to_cycle=True)
+    assert fit(sweep(true_model(padding=padded, ridge=20.0))).model.terms.padding == padded
+    assert fit(sweep(true_model(ridge=20.0))).model.terms.padding == Padding()
+
+
+def test_stated_deviation_covers_the_error() -> None:
+    true = true_model()
+    z = []
+    for seed in range(5):
+        model = fit(sweep(true, seed=seed)).model
+        for batch in BATCHES:
+            for length in LENGTHS:
+                error = model.seconds("cycle", batch, 1024, length) - true.seconds("cycle", batch, 1024, length)
+                z.append(error / model.deviation("cycle", batch, 1024, length))
+    assert 0.2 < np.std(z) < 2.0
+
+
+def test_own_choice_of_points_beats_random_ones() -> None:
+    own, random = [], []
+    for seed in range(4):
+        true = true_model(ridge=60.0)
+        timings = sweep(true, seed=seed)
+        chosen = [index for index, _ in choose(timings, 20, ACTIONS)]
+        assert len(set(chosen)) == 20
+        assert timings[chosen[0]].kind == "plain"
+        own.append(worst_cycle_error(fit([timings[i] for i in chosen]).model, true))
+        picks = [0, *np.random.default_rng(seed).choice(range(1, len(timings)), 19, replace=False)]
+        random.append(worst_cycle_error(fit([timings[i] for i in picks]).model, true))
+    assert np.mean(own) < 0.8 * np.mean(random)
+    assert np.mean(own) < 0.12
+
+
+def test_choice_looks_at_no_time_that_it_has_not_asked_for() -> None:
+    timings = sweep(true_model())
+    chosen = [index for index, _ in choose(timings, 12, ACTIONS)]
+    blind = [
+        t if i in chosen else Timing(t.kind, t.batch, t.context, t.draft_length, 123.0) for i, t in enumerate(timings)
+    ]
+    assert [index for index, _ in choose(blind, 12, ACTIONS)] == chosen
+
+
+def test_fit_wants_timings() -> None:
+    with pytest.raises(ValueError, match="no timings"):
+        fit([])
+    with pytest.raises(ValueError, match="plain"):
+        fit([Timing("draft", 1, 100, 3, 0.01)])

@@ -1,0 +1,120 @@
+"""The cost model while the engine runs: wrong at the start, changed under its feet, lied to."""
+
+import numpy as np
+import pytest
+
+from nemo_rl_efficientrollout.gate import AutoGate, Load
+from nemo_rl_efficientrollout.gate.cost_model import CostModel
+from nemo_rl_efficientrollout.gate.online import Tracker
+from nemo_rl_efficientrollout.gate.prior import Prior
+from nemo_rl_efficientrollout.gate.terms import Terms
+from tests.simulated import SimulatedEngine
+
+LENGTHS = (0, 3, 7, 11, 15)
+ROLLOUT = [(64, 256), (48, 512), (32, 512), (24, 1024), (16, 1024), (8, 2048), (4, 2048), (2, 4096), (1, 4096)]
+"""Requests finish, contexts grow: a rollout with a tail."""
+
+
+def calibrated(noise: float = 0.02) -> CostModel:
+    """Close to the published A100 measurements: ridge 100 rows, a drafter of 0.45 T_T."""
+    terms = Terms()
+    prior = Prior(0.0095, ridge_rows=100.0, draft_ratio=0.45)
+    return CostModel(terms, prior.mean(terms), np.diag((0.03 * prior.mean(terms)) ** 2), noise)
+
+
+def world(alpha: float, slow: list[float] | None = None, seed: int = 0) -> SimulatedEngine:
+    true, factor = calibrated(), slow or [1.0]
+
+    def verify(load: Load, length: int) -> float:
+        return true.seconds("verify" if length else "plain", load.batch, load.context, length)
+
+    def draft(load: Load, length: int) -> float:
+        return factor[0] * true.seconds("draft", load.batch, load.context, length)
+
+    return SimulatedEngine(verify, draft, alpha, LENGTHS, noise=0.02, outliers=0.01, seed=seed)
+
+
+def roll(engine: SimulatedEngine, gate: AutoGate, steps: int) -> float:
+    """Plays a rollout; returns its regret in share of decode time."""
+    shares = np.array([1, 1, 1, 1, 1.5, 2, 3, 4, 5])
+    took = needed = 0.0
+    for (batch, context), count in zip(ROLLOUT, np.maximum(1, steps * shares / shares.sum()).astype(int), strict=True):
+        load = Load(batch, float(context))
+        for _ in range(count):
+            asked = engine.step(gate, load)
+            tokens = sum(engine.alpha**i for i in range(asked + 1))
+            took += engine.time_per_token(load, asked) * tokens
+            needed += min(engine.times_per_token(load)) * tokens
+    return took / needed - 1.0
+
+
+@pytest.mark.parametrize("alpha", [0.7, 0.8, 0.9, 0.95, 0.98])
+@pytest.mark.parametrize("wrong", ["twice", "half", "either"])
+def test_a_wrong_calibration_is_mended_within_300_steps(alpha: float, wrong: str) -> None:
+    model = calibrated()
+    factor = {
+        "twice": np.full(model.terms.size, 2.0),
+        "half": np.full(model.terms.size, 0.5),
+        "either": 2.0 ** np.random.default_rng(1).choice([-1, 1], model.terms.size),
+    }[wrong]
+    gate = AutoGate(
+        15,
+        CostModel(model.terms, model.mean * factor, model.covariance * np.outer(factor, factor), model.noise),
+        draft_lengths=LENGTHS,
+    )
+    engine = world(alpha)
+    roll(engine, gate, 300)
+    assert roll(engine, gate, 300) < 0.02
+    assert gate.probe_seconds < 0.01 * engine.seconds
+
+
+@pytest.mark.parametrize("alpha", [0.8, 0.9, 0.95])
+def test_a_slow_drafter_is_noticed_within_200_steps(alpha: float) -> None:
+    slow = [1.0]
+    engine, gate = world(alpha, slow), AutoGate(15, calibrated(), draft_lengths=LENGTHS)
+    load = Load(8, 1024.0)
+    engine.run(gate, load, 400)
+    slow[0] = 1.5
+    engine.run(gate, load, 400)
+    assert np.mean(engine.regrets[-200:]) < 0.02
+
+
+def test_single_outliers_move_nothing() -> None:
+    model = calibrated()
+    tracker, x = Tracker(model), model.terms.vector("plain", 8, 1000)
+    rng = np.random.default_rng(0)
+    for step in range(300):
+        seconds = float(x @ model.mean) * float(np.exp(rng.normal(0, 0.02)))
+        tracker.observe((0, 0), x, seconds * (10.0 if step % 20 == 19 else 1.0))
+    assert float(x @ tracker.mean) == pytest.approx(float(x @ model.mean), rel=0.01)
+    assert tracker.restarts == 0
+    assert tracker.noise < 0.03
+
+
+def test_a_throttled_clock_is_followed_in_a_few_steps() -> None:
+    model = calibrated()
+    tracker, x = Tracker(model), model.terms.vector("plain", 8, 1000)
+    for _ in range(100):
+        tracker.observe((0, 0), x, float(x @ model.mean))
+    for _ in range(10):
+        tracker.observe((0, 0), x, 1.4 * float(x @ model.mean))
+    assert float(x @ tracker.mean) == pytest.approx(1.4 * float(x @ model.mean), rel=0.05)
+
+
+def test_nonsense_is_ignored() -> None:
+    model = calibrated()
+    tracker, x = Tracker(model), model.terms.vector("plain", 8, 1000)
+    before = tracker.mean.copy()
+    for seconds in (0.0, -1.0, float("nan"), float("inf")):
+        tracker.observe((0, 0), x, seconds)
+    assert (tracker.mean == before).all()
+
+
+def test_belief_stays_a_covariance() -> None:
+    engine, gate = world(0.9, seed=3), AutoGate(15, calibrated(), draft_lengths=LENGTHS)
+    for _ in range(4):
+        roll(engine, gate, 300)
+    assert gate.tracker is not None
+    eigenvalues = np.linalg.eigvalsh((gate.tracker.covariance + gate.tracker.covariance.T) / 2)
+    assert eigenvalues.min() > -1e-9 * eigenvalues.max()
+    assert (gate.tracker.mean >= 0).all()
