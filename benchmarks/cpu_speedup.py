@@ -17,14 +17,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from .drafting import WARM_UP, DraftingDecoder
 from .measure import Block, Decoder, new_engine, ratio_interval, set_environment
 from .model import SHAPES, Shape, save_random_model
 from .record import Progress, Record, at_least, check_writable, new_parser, whole_numbers
 
 GOAL_BEST, GOAL_GATE = 1.3, 0.99
 """At B = 1 the best γ of 3…7; at every B the gate."""
-WARM_UP = 4
-"""Steps dropped after a change of mode: one to change over, the rest for caches."""
 SHARPNESS = 8.0
 """Logits of standard deviation near 5: a next token about as uncertain as a language model's."""
 
@@ -74,46 +73,6 @@ class Counts:
         return sum(self.accepted) / (self.drafts + sum(self.accepted[:-1]))
 
 
-class Engine(Decoder):
-    """The engine with the drafter."""
-
-    _gate: Any = None
-
-    def pin(self, length: int) -> None:
-        """γ from the next step on."""
-        self.llm.collective_rpc("efficientrollout_set_gate", args=({"mode": "fixed", "draft_length": length},))
-
-    def leave_to_gate(self) -> None:
-        """The automatic gate, with all that it learned in earlier blocks: a rollout is longer than a block."""
-        if self._gate is None:
-            self.llm.collective_rpc("efficientrollout_set_gate", args=({"mode": "auto"},))
-            self._gate = self.core.scheduler.gate
-        self.core.scheduler.gate = self._gate
-
-    def stats(self) -> dict[str, Any]:
-        return self.llm.collective_rpc("efficientrollout_stats")[0]
-
-    def timeline(self) -> dict[str, list[float]]:
-        """Steps since the last call."""
-        return self.llm.collective_rpc("efficientrollout_timeline")[0]
-
-    def split(self, requests: int, length: int, pairs: int) -> tuple[list[float], list[float]]:
-        """Seconds of steps that only draft γ = `length`, and of steps that only verify it."""
-        self.pin(0)
-        self.start(requests, longest=self.room)
-        drafting, verifying = [], []
-        for pair in range(-WARM_UP // 2, pairs):
-            self.pin(length)
-            drafts = self.step().seconds
-            self.pin(0)
-            verifies = self.step().seconds
-            if pair >= 0:
-                drafting.append(drafts)
-                verifying.append(verifies)
-        self.stop()
-        return drafting, verifying
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print, write."""
     parser = new_parser("cpu_speedup", (__doc__ or "").splitlines()[0])
@@ -159,7 +118,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _engines(directory: Path, shape: Shape, options: Any) -> tuple[Decoder, Engine]:
+def _engines(directory: Path, shape: Shape, options: Any) -> tuple[Decoder, DraftingDecoder]:
     model = save_random_model(directory, shape, options.sharpness)
     settings = {
         "drafter": {"format": "int8"},
@@ -174,10 +133,10 @@ def _engines(directory: Path, shape: Shape, options: Any) -> tuple[Decoder, Engi
         "compiled": options.compiled,
     }
     plain = Decoder(new_engine(model, None, **shared), shape.vocabulary)
-    return plain, Engine(new_engine(model, settings, **shared), shape.vocabulary)
+    return plain, DraftingDecoder(new_engine(model, settings, **shared), shape.vocabulary)
 
 
-def _measure(plain: Decoder, ours: Engine, size: int, options: Any, progress: Progress) -> Measured:
+def _measure(plain: Decoder, ours: DraftingDecoder, size: int, options: Any, progress: Progress) -> Measured:
     measured = Measured(counts={length: Counts() for length in options.draft_lengths})
     modes = ["plain", 0, *options.draft_lengths, "gate"]
 

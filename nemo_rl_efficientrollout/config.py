@@ -51,6 +51,8 @@ class GateSettings(_Block):
     """γ of mode `fixed`, refused in any other mode."""
     seed: int = 0
     """Seed of mode `random`."""
+    calibration: str | None = None
+    """File of `efficientrollout calibrate` from which mode `auto` starts; without one it probes the machine."""
 
     @model_validator(mode="after")
     def _draft_length_belongs_to_fixed(self) -> "GateSettings":
@@ -58,6 +60,8 @@ class GateSettings(_Block):
             raise ValueError("gate.mode is 'fixed': set gate.draft_length")
         if self.mode != "fixed" and self.draft_length is not None:
             raise ValueError("gate.draft_length is used in gate.mode 'fixed' only: remove one of the two")
+        if self.mode != "auto" and self.calibration is not None:
+            raise ValueError("gate.calibration is used in gate.mode 'auto' only: remove one of the two")
         return self
 
 

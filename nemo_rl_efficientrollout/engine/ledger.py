@@ -21,7 +21,7 @@ class Ledger:
     accepted_by_position: list[int] = field(default_factory=list)
     decode_steps: int = 0
     speculating_steps: int = 0
-    _timeline: deque[tuple[float, int, int, int, int, float]] = field(
+    _timeline: deque[tuple[float, int, int, int, int, int, bool, float]] = field(
         default_factory=lambda: deque(maxlen=TIMELINE_STEPS)
     )
 
@@ -41,7 +41,8 @@ class Ledger:
             for kept in step.accepted:
                 for position in range(kept):
                     self.accepted_by_position[position] += 1
-        self._timeline.append((finished_at, step.load.batch, step.verified, drafted, accepted, step.seconds))
+        counts = (step.load.batch, step.verified, step.asked, drafted, accepted, step.decode_only)
+        self._timeline.append((finished_at, *counts, step.seconds))
 
     def counters(self) -> dict[str, Any]:
         """A plain dict of all counts."""
@@ -58,8 +59,8 @@ class Ledger:
         """The steps since the last call, as equally long lists; `seconds` counts from the first step's start."""
         rows = list(self._timeline)
         self._timeline.clear()
-        start = rows[0][0] - rows[0][5] if rows else 0.0
-        names = ("seconds", "active", "draft_length", "drafted", "accepted", "step_seconds")
+        start = rows[0][0] - rows[0][-1] if rows else 0.0
+        names = ("seconds", "active", "draft_length", "asked", "drafted", "accepted", "decode_only", "step_seconds")
         columns: dict[str, list[float]] = {name: [] for name in names}
         for row in rows:
             for name, value in zip(names, (row[0] - start, *row[1:]), strict=True):

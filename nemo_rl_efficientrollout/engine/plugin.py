@@ -39,6 +39,7 @@ def register() -> None:
     for method in rpc.WORKER_METHODS:
         setattr(WorkerBase, method.__name__, method)
     wrap(WorkerBase, "__init__", _prepare_worker_process_first)
+    wrap(EngineCore, "_initialize_kv_caches", rpc.offer_probe_to_scheduler)
     wrap(EngineCore, "collective_rpc", rpc.answer_in_engine_core)
     wrap(SyncMPClient, "collective_rpc", rpc.pack_weights_for_transport)
     wrap(AsyncMPClient, "collective_rpc_async", rpc.pack_weights_for_transport)

@@ -7,8 +7,13 @@ import torch
 from safetensors.torch import load as unpack
 from safetensors.torch import save as pack
 
+from ..errors import UserError
+
 if TYPE_CHECKING:
     from .self_speculation import SelfSpeculation
+
+PROBE_SECONDS = 2.0
+"""Time that the detector may take when an engine starts."""
 
 Weights = Mapping[str, torch.Tensor] | bytes
 """Named tensors, or a safetensors file in memory: the form in which they cross a process boundary."""
@@ -46,12 +51,33 @@ def efficientrollout_timeline(worker: Any) -> dict[str, list[float]]:
     return {}
 
 
+def efficientrollout_gate(worker: Any) -> dict[str, Any]:
+    """The gate's state, its seed and the trace of its decisions. Answered by the engine core."""
+    return {}
+
+
+def efficientrollout_detect(worker: Any, max_rows: int) -> dict[str, Any]:
+    """Probe this worker's device with the model's layer shapes: `Detection.to_dict()`, or `refused` with a reason."""
+    from ..gate.detector import detect, layer_shapes
+
+    if _state(worker).twin is None:
+        return {"refused": "there is no drafter"}
+    config = worker.vllm_config
+    try:
+        shapes = layer_shapes(config.model_config.hf_text_config.to_dict(), config.parallel_config.tensor_parallel_size)
+        return detect(shapes, max_rows, str(worker.device), PROBE_SECONDS).to_dict()
+    except UserError as error:
+        return {"refused": str(error)}
+
+
 WORKER_METHODS = (
     efficientrollout_stats,
     efficientrollout_load_weights,
     efficientrollout_requantize,
     efficientrollout_set_gate,
     efficientrollout_timeline,
+    efficientrollout_gate,
+    efficientrollout_detect,
 )
 
 
@@ -71,6 +97,8 @@ def answer_in_engine_core(original: Any) -> Any:
             return [None]
         if method == efficientrollout_timeline.__name__:
             return [scheduler.ledger.take_timeline()]
+        if method == efficientrollout_gate.__name__:
+            return [scheduler.describe_gate()]
         try:
             answers = original(core, method, timeout, args, kwargs)
         finally:
@@ -82,6 +110,22 @@ def answer_in_engine_core(original: Any) -> Any:
         return answers
 
     return collective_rpc
+
+
+def offer_probe_to_scheduler(original: Any) -> Any:
+    """Wrap `EngineCore._initialize_kv_caches`, the last step before the scheduler is built: workers are ready."""
+
+    def initialize(core: Any, vllm_config: Any, *args: Any, **kwargs: Any) -> Any:
+        from .plugin import is_enabled
+        from .seeding import offer_probe
+
+        caches, executor = original(core, vllm_config, *args, **kwargs), core.model_executor
+        if is_enabled(vllm_config):
+            ask = efficientrollout_detect.__name__
+            offer_probe(vllm_config, lambda max_rows: executor.collective_rpc(ask, args=(max_rows,))[0])
+        return caches
+
+    return initialize
 
 
 def pack_weights_for_transport(original: Any) -> Any:

@@ -7,10 +7,11 @@ from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.outputs import ModelRunnerOutput
 
-from ..config import KEY, read_gate, read_settings
-from ..gate import Gate, Load, Step, make_gate
+from ..config import KEY, GateSettings, read_gate, read_settings
+from ..gate import AutoGate, Gate, Load, Step, make_gate
 from .ledger import Ledger
 from .plugin import require_active
+from .seeding import Seed, find_seed, take_probe
 
 
 class _AskGate:
@@ -27,20 +28,36 @@ class _AskGate:
 class DraftLengthScheduler(Scheduler):
     """vLLM's scheduler with γ chosen at every step."""
 
-    gate: Gate
-
     def __init__(self, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
         require_active()
         super().__init__(vllm_config, *args, **kwargs)
         settings = read_settings(vllm_config.additional_config[KEY])
-        self.gate = make_gate(settings.gate, self.num_spec_tokens)
+        self._settings = settings
+        self._probe = take_probe(vllm_config)
+        self._seed: Seed | None = None
+        self.gate = self._make_gate(settings.gate)
         self.ledger = Ledger(self.num_spec_tokens)
         self.dynamic_sd_lookup = _AskGate(self)  # type: ignore[assignment]
         self._schedule_started = 0.0
 
     def set_gate(self, gate: Any) -> None:
-        """Replace the gate while the engine runs. Raises SettingsError."""
-        self.gate = make_gate(read_gate(gate, self.num_spec_tokens), self.num_spec_tokens)
+        """Replace the gate while the engine runs. Raises UserError."""
+        self.gate = self._make_gate(read_gate(gate, self.num_spec_tokens))
+
+    def _make_gate(self, settings: GateSettings) -> Gate:
+        if settings.mode != "auto":
+            return make_gate(settings, self.num_spec_tokens)
+        if self._seed is None or self._seed.calibration != settings.calibration:
+            wanted = self._settings.model_copy(update={"gate": settings})
+            self._seed = find_seed(wanted, self.vllm_config, self._probe)
+        return self._seed.gate(self.num_spec_tokens)
+
+    def describe_gate(self) -> dict[str, Any]:
+        """What the gate does and why, as a plain dict."""
+        described: dict[str, Any] = {"gate": type(self.gate).__name__}
+        if isinstance(self.gate, AutoGate) and self._seed is not None:
+            described |= {"seed": self._seed.origin} | self.gate.describe()
+        return described
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
         self._schedule_started = time.perf_counter()

@@ -47,7 +47,7 @@ def choose(
     A candidate's `seconds` count only once its index was yielded. The first is the cheapest plain step.
     """
     loads = sorted({(candidate.batch, candidate.context) for candidate in candidates})
-    plain = [i for i, candidate in enumerate(candidates) if candidate.kind == "plain"]
+    plain = [i for i, candidate in enumerate(candidates) if candidate.plain]
     chosen = [min(plain, key=lambda i: (candidates[i].batch, candidates[i].context))]
     yield chosen[0], None
     left = [i for i in range(len(candidates)) if i != chosen[0]]

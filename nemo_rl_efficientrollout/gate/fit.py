@@ -70,7 +70,7 @@ def fit(
 
 def scaled_prior(timings: Sequence[Timing]) -> Prior:
     """The generic prior in the time scale of the cheapest plain step seen."""
-    plain = [t for t in timings if t.kind == "plain"]
+    plain = [t for t in timings if t.plain]
     if not plain:
         raise ValueError("no timing of plain decoding")
     return Prior(plain_seconds=min(plain, key=lambda t: (t.batch, t.context)).seconds)

@@ -15,7 +15,7 @@ import math
 from collections import OrderedDict, deque
 from enum import Enum
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,9 +37,9 @@ PROBE_LOSS = 0.05
 """Least share of its time that a probe is taken to lose: what promises no loss is still not tried at every turn."""
 PROBE_SHARE = 0.008
 """Share of decode time that probing may cost."""
-CONFIRM_EVERY, CONFIRM_STEPS = 512, 3
-"""Steps without plain decoding after which T_T is measured again, and how many steps that takes: that speculation pays
-is never believed on the strength of speculative steps alone."""
+CONFIRM_EVERY, CONFIRM_SOON, CONFIRM_STEPS = 512, 8, 3
+"""Steps without plain decoding after which T_T is measured again, the same at a batch size that is new, and how many
+steps that takes: that speculation pays is never believed on the strength of speculative steps alone."""
 LOOK_EVERY = 4
 """Steps between two looks around for something to probe."""
 BASELINE_STEPS = 3
@@ -101,7 +101,8 @@ class AutoGate:
         self._waiting: Step | None = None
         self._home = 0  # index of the action to which a probe returns
         self._credit = 0.0
-        self._plain_age = self._plain_owed = self._restarts = 0
+        self._plain_owed = self._restarts = 0
+        self._unseen: dict[int, int] = {}  # decode steps since the last plain one, by level of batch size
         self._steps = 0
         self._cycles: OrderedDict[tuple[int, int], Vector] = OrderedDict()
 
@@ -152,6 +153,30 @@ class AutoGate:
         assert self.tracker is not None
         cost = self._terms(load) @ self.tracker.mean
         return self._lengths(load) * (cost[0] / cost)
+
+    def describe(self) -> dict[str, Any]:
+        """State, counters and trace as JSON types."""
+        return {
+            "state": self.state.value,
+            "draft_length": self.action.draft_length,
+            "switches": self.switches,
+            "restarts": self.tracker.restarts if self.tracker else 0,
+            "probe_seconds": self.probe_seconds,
+            "noise": self.tracker.noise if self.tracker else None,
+            "trace": [
+                {
+                    "step": decision.step,
+                    "batch": decision.load.batch,
+                    "context": decision.load.context,
+                    "state": decision.state.value,
+                    "drafter": decision.action.drafter,
+                    "draft_length": decision.action.draft_length,
+                    "speedup": None if math.isnan(decision.speedup) else decision.speedup,
+                    "why": decision.why,
+                }
+                for decision in self.trace
+            ],
+        }
 
     @property
     def _drafter(self) -> str:
@@ -217,19 +242,19 @@ class AutoGate:
         return index, f"{self.actions[hopeful]} may be {hopes[hopeful]:.2f} times as fast"
 
     def _confirms_plain(self, load: Load, speeds: Vector) -> bool:
-        """Whether this step measures T_T: at once after a surprise, else when long not seen and affordable."""
+        """Whether this step measures T_T: soon after a surprise or at a new batch size, else when long not seen."""
         assert self.tracker is not None
-        surprised = self._restarts != self.tracker.restarts
-        if surprised or self._plain_age >= CONFIRM_EVERY:
-            loss = (
-                CONFIRM_STEPS * float(self._terms(load)[0] @ self.tracker.mean) * float(1.0 - 1.0 / speeds[self._home])
-            )
-            if surprised or loss <= self._credit:
-                self._spend(loss)
-                self._plain_owed = CONFIRM_STEPS
-                self._plain_age, self._restarts = 0, self.tracker.restarts
         if self._plain_owed == 0:
-            return False
+            level = _level(load)
+            unseen = self._unseen.get(level, CONFIRM_EVERY - CONFIRM_SOON)
+            if self._restarts != self.tracker.restarts:
+                unseen = CONFIRM_EVERY
+            if unseen < CONFIRM_EVERY:
+                return False
+            step = float(self._terms(load)[0] @ self.tracker.mean)
+            self._spend(CONFIRM_STEPS * step * float(1.0 - 1.0 / speeds[self._home]))
+            self._plain_owed, self._restarts = CONFIRM_STEPS, self.tracker.restarts
+            self._unseen[level] = 0
         self._plain_owed -= 1
         return True
 
@@ -247,7 +272,9 @@ class AutoGate:
         if not (step.decode_only and _sound(step.load) and 0.0 < step.seconds < _LONGEST_STEP):
             return
         self._credit += PROBE_SHARE * step.seconds
-        self._plain_age = self._plain_age + 1 if step.verified or step.asked else 0
+        level = _level(step.load)
+        plain = not step.verified and not step.asked
+        self._unseen[level] = 0 if plain else self._unseen.get(level, CONFIRM_EVERY - CONFIRM_SOON) + 1
         if self.tracker is not None:
             self.tracker.observe((step.verified, step.asked), self._terms_of(step), step.seconds)
         elif not step.verified and not step.asked:
@@ -269,6 +296,11 @@ class AutoGate:
             self.state, self.action = state, action
             self.trace.append(Decision(self._steps, load, state, action, speedup, why))
         return action.draft_length
+
+
+def _level(load: Load) -> int:
+    """Batch sizes within 40 % have one."""
+    return round(2.0 * math.log2(load.batch))
 
 
 def _sound(load: Load) -> bool:

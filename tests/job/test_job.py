@@ -56,7 +56,7 @@ def test_a_run_leaves_a_complete_report(runs: Path) -> None:
     assert all(1 < length <= 3 for length in report["acceptance_length"])
     assert all(0 < share < 1 for share in report["speculating_fraction"])  # a prefill step drafts nothing
     for timeline in report["timeline"]:
-        names = {"seconds", "active", "draft_length", "drafted", "accepted", "step_seconds"}
+        names = {"seconds", "active", "draft_length", "asked", "drafted", "accepted", "decode_only", "step_seconds"}
         assert names <= timeline.keys()
         assert len({len(timeline[name]) for name in names}) == 1
         assert max(timeline["active"]) == 8

@@ -1,0 +1,157 @@
+"""A cost model of this engine, measured through the engine itself: lm_head, sampling and host time included.
+
+Rollouts of random prompts run with a new γ at every step, so that drafting and verifying occur in every combination.
+Which batch sizes and context lengths to visit is the tool's own choice: each time the load whose steps narrow the
+predictions most for the seconds that they are expected to take.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from vllm import LLM, SamplingParams
+
+from ..gate.action import actions
+from ..gate.cost_model import CostModel
+from ..gate.fit import Fit, fit
+from ..gate.step import Load
+from ..gate.timing import Timing
+
+STEPS, PLAIN_STEPS = 24, 8
+"""Steps wanted of each load: with a new γ each, and plain ones first, which random lengths rarely hold."""
+WARM_UP = 2
+"""Steps dropped at the start of each load."""
+CONTEXTS = (32, 128, 512, 2048, 8192, 32768)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """A fit and what it was made from."""
+
+    fit: Fit
+    timings: list[Timing]
+    loads: list[Load]
+    seconds: float
+
+
+def calibrate(
+    llm: LLM, budget_s: float = 60.0, progress: Callable[[Load, float], None] = lambda load, spent: None
+) -> Calibrated:
+    """Measure `llm`, an engine made with `engine_kwargs`, for about `budget_s` seconds and fit a cost model.
+
+    Leaves the gate off: set the one that you want afterwards. Raises ValueError when the engine has no drafter.
+    """
+    started = time.perf_counter()
+    longest = _max_draft_length(llm)
+    candidates = _loads(llm, longest)
+    if llm.collective_rpc("efficientrollout_stats")[0]["drafter_version"] is None:
+        raise ValueError("this engine has no drafter to calibrate")
+    timings: list[Timing] = []
+    visited: list[Load] = []
+    fitted: Fit | None = None
+    while True:
+        spent = time.perf_counter() - started
+        load = _next(candidates, visited, fitted, longest, budget_s - spent)
+        if load is None:
+            break
+        progress(load, spent)
+        timings += _measure(llm, load, longest, seed=len(visited))
+        visited.append(load)
+        fitted = fit(timings)
+    llm.collective_rpc("efficientrollout_set_gate", args=({"mode": "off"},))
+    assert fitted is not None
+    return Calibrated(fitted, timings, visited, time.perf_counter() - started)
+
+
+def _max_draft_length(llm: LLM) -> int:
+    return llm.llm_engine.vllm_config.speculative_config.num_speculative_tokens  # type: ignore[union-attr]
+
+
+def _loads(llm: LLM, longest: int) -> list[Load]:
+    """Loads that the engine can hold: powers of two of requests, a few context lengths."""
+    config = llm.llm_engine.vllm_config
+    most, room = config.scheduler_config.max_num_seqs, config.model_config.max_model_len - _new_tokens(longest)
+    tokens = (config.cache_config.num_gpu_blocks or 0) * config.cache_config.block_size
+    batches = [size for size in (2**i for i in range(20)) if size < most] + [most]
+    return [
+        Load(batch, float(context))
+        for batch in batches
+        for context in CONTEXTS
+        if context <= room and batch * (context + _new_tokens(longest)) <= tokens
+    ]
+
+
+def _new_tokens(longest: int) -> int:
+    """Tokens per request that take about `STEPS` steps at a mean γ of half the longest."""
+    return (STEPS + WARM_UP) * (1 + longest // 2)
+
+
+def _next(candidates: list[Load], visited: list[Load], fitted: Fit | None, longest: int, left: float) -> Load | None:
+    """The affordable load that teaches most per second; the smallest two first, they are cheap and set the scale."""
+    fresh = [load for load in candidates if load not in visited]
+    if fitted is None or len(visited) < 2:
+        return min(fresh, key=lambda load: (load.context, load.batch), default=None)
+    model = fitted.model
+    acts = actions(tuple(range(longest + 1)))
+    goals = np.concatenate([model.terms.cycles(load.batch, load.context, acts) for load in candidates])
+    goals /= np.maximum(goals @ model.mean, 1e-9)[:, None]
+    reach = goals @ model.covariance
+    best, best_rate = None, 0.0
+    for load in fresh:
+        cost = _expected_seconds(model, load, longest)
+        if cost > left:
+            continue
+        gain = sum(_gain(x, model, reach) for x in model.terms.cycles(load.batch, load.context, acts))
+        if gain / cost > best_rate:
+            best, best_rate = load, gain / cost
+    return best
+
+
+def _gain(x: np.ndarray, model: CostModel, reach: np.ndarray) -> float:
+    own = float(x @ model.covariance @ x) + (model.noise * float(x @ model.mean)) ** 2
+    return float(np.sum((reach @ x) ** 2)) / own
+
+
+def _expected_seconds(model: CostModel, load: Load, longest: int) -> float:
+    """Prefill as one GEMM over all prompt tokens, then steps of a middling γ."""
+    prefill = model.seconds("plain", load.batch * int(load.context), 0.0)
+    plain = (PLAIN_STEPS + WARM_UP) * model.seconds("plain", load.batch, load.context)
+    return prefill + plain + (STEPS + WARM_UP) * model.seconds("cycle", load.batch, load.context, max(longest // 2, 1))
+
+
+def _measure(llm: LLM, load: Load, longest: int, seed: int) -> list[Timing]:
+    """Decode at one load with random draft lengths; returns its steps."""
+    chance = random.Random(seed)
+    vocabulary = llm.llm_engine.model_config.get_vocab_size()
+    prompts: Any = [
+        {"prompt_token_ids": [chance.randrange(vocabulary) for _ in range(int(load.context))]}
+        for _ in range(load.batch)
+    ]
+    plain = _run(llm, prompts, {"mode": "off"}, PLAIN_STEPS + WARM_UP, load)
+    mixed = _run(llm, prompts, {"mode": "random", "seed": seed}, _new_tokens(longest), load)
+    return [*plain, *mixed]
+
+
+def _run(llm: LLM, prompts: Any, gate: dict[str, Any], tokens: int, load: Load) -> list[Timing]:
+    llm.collective_rpc("efficientrollout_set_gate", args=(gate,))
+    llm.collective_rpc("efficientrollout_timeline")
+    sampling = SamplingParams(temperature=1.0, max_tokens=tokens, ignore_eos=True, detokenize=False)
+    llm.generate(prompts, sampling, use_tqdm=False)
+    return list(_timings(llm.collective_rpc("efficientrollout_timeline")[0], load))
+
+
+def _timings(timeline: dict[str, list[Any]], load: Load) -> Iterator[Timing]:
+    rows = [dict(zip(timeline, values, strict=True)) for values in zip(*timeline.values(), strict=True)]
+    context, steps = load.context, 0
+    for row, after in pairwise(rows):
+        context += 1.0 + row["accepted"] / row["active"]
+        if not row["decode_only"] or row["active"] != load.batch or after["active"] != load.batch:
+            continue
+        steps += 1
+        if steps > WARM_UP:
+            drafted = after["draft_length"]  # what the step really drafted
+            yield Timing("step", load.batch, context, row["draft_length"], row["step_seconds"], drafted=drafted)
