@@ -7,7 +7,7 @@ hypotheses by the same posterior.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import nnls
@@ -26,6 +26,7 @@ _NOISE_WEIGHT = 10.0
 _TAILS = 4.0
 """Degrees of freedom of the Student-t errors: one row in twenty may be anything."""
 _ROUNDS = 8
+_LEAST_EIGENVALUE = 1e-15
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,18 +98,21 @@ def _solve(terms: Terms, rows: Vector, timings: Sequence[Timing], prior: Prior) 
         weights = (_TAILS + 1.0) / (_TAILS + z**2)
     misfit = np.sum((_TAILS + 1.0) * np.log1p(z**2 / _TAILS)) + 2.0 * len(z) * np.log(noise)
     misfit += np.sum(((theta - mean) / deviation) ** 2)
-    information = np.linalg.inv(prior.covariance(terms)) + (relative.T * (weights / noise**2)) @ relative
-    covariance = np.linalg.inv(information)
-    model = CostModel(terms, theta, (covariance + covariance.T) / 2.0, noise)
+    covariance = _posterior(prior.covariance(terms), deviation, relative * (np.sqrt(weights) / noise)[:, None])
+    model = CostModel(terms, theta, covariance, noise)
     return Fit(model, prior, weights, float(misfit))
+
+
+def _posterior(prior: Vector, deviation: Vector, system: Vector) -> Vector:
+    """Covariance of θ given whitened equations; in units of `deviation`, as θ spans many orders of magnitude."""
+    scaled = system * deviation
+    precision = np.linalg.inv(prior / np.outer(deviation, deviation)) + scaled.T @ scaled
+    values, vectors = np.linalg.eigh(precision)
+    half = vectors / np.sqrt(np.maximum(values, _LEAST_EIGENVALUE * values[-1])) * deviation[:, None]
+    return half @ half.T
 
 
 def _noise(error: Vector, weights: Vector) -> float:
     """Scale of the errors, drawn towards `NOISE` where there are few."""
     total = float(np.sum(weights * error**2)) + _NOISE_WEIGHT * NOISE**2
     return float(np.sqrt(total / (len(error) + _NOISE_WEIGHT)))
-
-
-def with_spread(priors: Sequence[Prior], spread: float) -> list[Prior]:
-    """The same hypotheses with error bars `spread` times as wide."""
-    return [replace(prior, spread=spread) for prior in priors]

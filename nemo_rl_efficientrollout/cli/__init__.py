@@ -1,19 +1,27 @@
 """The command `efficientrollout`."""
 
 import json
+import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from . import __version__, engine_kwargs
-from .config import parse_overrides
-from .engine.versions import SUPPORTED, installed_vllm
-from .errors import UserError
-from .report import write_report
+from .. import __version__, engine_kwargs
+from ..config import parse_overrides
+from ..engine.versions import SUPPORTED, installed_vllm
+from ..errors import UserError
+from ..report import write_report
+from . import gate
+from .calibrate import calibrate
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+app.add_typer(gate.app, name="gate")
+app.command()(calibrate)
+
+Mistake: Any = typer.BadParameter.__mro__[2]
+"""The base of every error in how a command is called: click's ClickException, or typer's own copy of it."""
 
 
 @app.command()
@@ -51,7 +59,15 @@ def report(
 def main() -> None:
     """Run the command; bad input is one line on stderr and exit code 2."""
     try:
-        app()
+        code = app(standalone_mode=False)
     except UserError as error:
         typer.echo(f"efficientrollout: {error}", err=True)
-        sys.exit(error.exit_code)
+        code = error.exit_code
+    except Mistake as error:
+        if error.format_message():  # none where a group without a command was answered with its help
+            typer.echo(f"efficientrollout: {error.format_message()}", err=True)
+        code = error.exit_code
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)

@@ -1,0 +1,212 @@
+"""How well the gate's cost model chooses γ on a measured sweep, against simpler gates and the published one.
+
+Needs no engine and no GPU: measured times are replayed. Regret is the measured time per token of the γ chosen over that
+of the best γ, less 1, at every (B, S) of the sweep and α of 0.7, 0.8, 0.9, 0.95 and 0.98 (see gate/regret.py).
+"""
+
+import random
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+from scipy.optimize import nnls
+
+from nemo_rl_efficientrollout.errors import UserError
+from nemo_rl_efficientrollout.gate.action import actions
+from nemo_rl_efficientrollout.gate.cost_model import CostModel
+from nemo_rl_efficientrollout.gate.design import choose
+from nemo_rl_efficientrollout.gate.fit import DRAFT_RATIOS, RIDGES, Fit, fit, scaled_prior
+from nemo_rl_efficientrollout.gate.model_constants import ModelConstants, read_model_constants, sharpened
+from nemo_rl_efficientrollout.gate.prior import hypotheses
+from nemo_rl_efficientrollout.gate.regret import (
+    Measured,
+    Policy,
+    Regret,
+    acceptance_length,
+    accuracy,
+    always,
+    batch_table,
+    by_model,
+    judge,
+)
+from nemo_rl_efficientrollout.gate.sweep import read_sweep
+from nemo_rl_efficientrollout.gate.terms import Terms
+from nemo_rl_efficientrollout.gate.timing import Timing
+
+from .published_gate import THRESHOLD, PublishedModel, fit_published
+from .record import Parser, Progress, Record, at_least, check_writable
+
+BUDGETS = (16, 24, 48)
+RANDOM_ROWS = 24
+FIXED = (3, 7)
+"""γ of the published gate, which turns one length on and off."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Fit, judge, print, write."""
+    parser = Parser(prog="python -m benchmarks.gate_regret", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--sweep", type=Path, required=True, metavar="CSV", help="measured times")
+    parser.add_argument("--model-constants", type=Path, metavar="JSON", help="for the published model")
+    parser.add_argument("--seeds", type=at_least(1), default=20, help="draws of random rows; default: 20")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the record here")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table here")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    options = parser.parse_args(arguments)
+    check_writable(parser, options.json, options.markdown)
+    try:
+        timings = read_sweep(options.sweep)
+        constants = read_model_constants(options.model_constants) if options.model_constants else None
+    except UserError as error:
+        parser.error(str(error))
+    measured = Measured(timings)
+    record = Record(
+        "gate_regret",
+        f"Regret of gates on {options.sweep.name}",
+        {"sweep": options.sweep.name, "rows": len(timings), "seeds": options.seeds},
+        ("gate", "mean", "p95", "max", *(f"error γ={g}" for g in measured.draft_lengths[1:]), "signs"),
+    )
+    progress = Progress(options.quiet)
+    _simple(record, measured)
+    if constants is None:
+        record.notes.append("no --model-constants: the published model is left out")
+    else:
+        with progress.phase("fitting the published model"):
+            _published(record, measured, fit_published(timings, constants))
+    _ours(record, timings, measured, constants, options.seeds, progress)
+    # Not closed, which would say how busy the machine was: nothing is timed here.
+    record.show()
+    record.write(options.json, options.markdown)
+    return 0
+
+
+def _simple(record: Record, measured: Measured) -> None:
+    _add(record, "plain decoding", [judge(always(0), measured)])
+    for length in measured.draft_lengths[1:]:
+        _add(record, f"always γ = {length}", [judge(always(length), measured)])
+    _add(record, "batch table", [judge(batch_table(measured), measured)])
+    record.notes.append("batch table: γ by B alone, the best on average at α = 0.9, made from this very sweep")
+
+
+def _published(record: Record, measured: Measured, model: PublishedModel) -> None:
+    for length in FIXED:
+        _add(record, f"published gate, γ = {length}", [judge(_on_off(model, length), measured)])
+    errors: dict[int, list[float]] = defaultdict(list)
+    for (batch, context), cell in measured.cycles.items():
+        for length in list(cell)[1:]:
+            errors[length].append(abs(model.cycle(batch, context, length) / cell[length] - 1.0))
+    found = {g: fmean(values) for g, values in sorted(errors.items())}
+    _add(record, "published model, best γ", [judge(_best(model), measured)], found)
+    record.notes.append(
+        f"published gate: one γ, on while its model predicts {THRESHOLD:g} times the speed of plain decoding; "
+        "published model: the same constants, choosing among all γ; all rows, its own fit"
+    )
+
+
+def _on_off(model: PublishedModel, length: int) -> Policy:
+    def policy(batch: int, context: float, alpha: float, lengths: tuple[int, ...]) -> int:
+        gain = acceptance_length(alpha, length) * model.cycle(batch, context, 0) / model.cycle(batch, context, length)
+        return length if length in lengths and gain >= THRESHOLD else 0
+
+    return policy
+
+
+def _best(model: PublishedModel) -> Policy:
+    def policy(batch: int, context: float, alpha: float, lengths: tuple[int, ...]) -> int:
+        return min(lengths, key=lambda g: model.cycle(batch, context, g) / acceptance_length(alpha, g))
+
+    return policy
+
+
+def _ours(
+    record: Record,
+    timings: list[Timing],
+    measured: Measured,
+    constants: ModelConstants | None,
+    seeds: int,
+    progress: Progress,
+) -> None:
+    draws = [_draw(timings, seed) for seed in range(seeds)]
+    with progress.phase(f"{RANDOM_ROWS} random rows, {seeds} times"):
+        _add_models(record, f"{RANDOM_ROWS} random rows, least squares", [_least_squares(d) for d in draws], timings)
+        _add_models(record, f"{RANDOM_ROWS} random rows, our fit", [fit(d).model for d in draws], timings)
+    with progress.phase("choosing rows"):
+        chosen = _chosen(timings, measured, max(BUDGETS), fit)
+        for count in BUDGETS:
+            _add_models(record, f"ours, {count} chosen rows", [fit(chosen[:count]).model], timings)
+    if constants is not None:
+        with progress.phase("choosing rows, knowing the architecture"):
+            refit = _sharp_fit(constants)
+            sharp = _chosen(timings, measured, RANDOM_ROWS, refit)
+            _add_models(record, f"ours, {RANDOM_ROWS} rows, architecture known", [refit(sharp).model], timings)
+    _add_models(record, "ours, all rows", [fit(timings).model], timings)
+    record.notes.append("error: mean absolute relative error of γ·T_D + T_V; signs: gains told from losses")
+    record.notes.append(
+        f"random rows: mean over {seeds} draws; least squares: non-negative, of relative errors, no prior"
+    )
+
+
+def _sharp_fit(constants: ModelConstants) -> Callable[[Sequence[Timing]], Fit]:
+    def refit(rows: Sequence[Timing]) -> Fit:
+        return fit(rows, sharpened(hypotheses(scaled_prior(rows), RIDGES, DRAFT_RATIOS), constants))
+
+    return refit
+
+
+def _chosen(
+    timings: list[Timing], measured: Measured, count: int, refit: Callable[[Sequence[Timing]], Fit]
+) -> list[Timing]:
+    return [timings[i] for i, _ in choose(timings, count, actions(measured.draft_lengths), refit)]
+
+
+def _draw(timings: list[Timing], seed: int) -> list[Timing]:
+    """Random rows, drawn again until every kind is among them."""
+    chance = random.Random(seed)
+    while True:
+        rows = chance.sample(timings, min(RANDOM_ROWS, len(timings)))
+        if {t.kind for t in rows} == {t.kind for t in timings}:
+            return rows
+
+
+def _least_squares(rows: Sequence[Timing]) -> CostModel:
+    terms = Terms()
+    relative = np.stack([t.vector(terms) / t.seconds for t in rows])
+    theta, _ = nnls(relative, np.ones(len(rows)), maxiter=50 * terms.size)
+    return CostModel(terms, theta, np.zeros((terms.size, terms.size)), 0.0)
+
+
+def _add_models(record: Record, name: str, models: list[CostModel], timings: list[Timing]) -> None:
+    measured = Measured(timings)
+    regrets = [judge(by_model(model), measured) for model in models]
+    found = [accuracy(model, timings) for model in models]
+    errors = {g: fmean(a.errors["cycle", g] for a in found) for g in measured.draft_lengths[1:]}
+    _add(record, name, regrets, errors, fmean(a.signs for a in found))
+
+
+def _add(
+    record: Record,
+    name: str,
+    regrets: list[Regret],
+    errors: Mapping[int, float] | None = None,
+    signs: float | None = None,
+) -> None:
+    """One line of the table; `errors` are those of cycles by γ."""
+    result = {key: fmean(getattr(regret, key) for regret in regrets) for key in ("mean", "p95", "max")}
+    cells = [f"{100 * value:.2f} %" for value in result.values()]
+    cells += [f"{100 * error:.1f} %" for error in (errors or {}).values()]
+    cells += [""] * (len(record.columns) - len(cells) - 2) + ["" if signs is None else f"{100 * signs:.1f} %"]
+    record.rows.append((name, *cells))
+    record.results.append(
+        {
+            "gate": name,
+            **{f"regret_{key}": value for key, value in result.items()},
+            "cycle_error": {str(length): error for length, error in (errors or {}).items()},
+            "sign_accuracy": signs,
+        }
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

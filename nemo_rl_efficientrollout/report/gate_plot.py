@@ -1,0 +1,263 @@
+"""A cost model to look at: one HTML page that needs nothing beside itself, and the same figures as PNG."""
+
+import importlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from html import escape
+from importlib.resources import files
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from plotly.offline import get_plotlyjs
+
+from nemo_rl_efficientrollout.errors import UserError
+from nemo_rl_efficientrollout.gate.cost_model import CostModel
+from nemo_rl_efficientrollout.gate.timing import Timing
+from nemo_rl_efficientrollout.report.gate_views import Line, Views, views
+from nemo_rl_efficientrollout.report.html import POLICY
+from nemo_rl_efficientrollout.report.style import BLUE, GRAY, GREEN, ORANGE, PURPLE, Figure, axis, figure, rounded
+
+COLORS = (BLUE, ORANGE, GREEN, PURPLE, "#c23b5e", GRAY, "#8a6d3b", "#17a2b8")
+TITLES = {
+    "fit": "Measured against predicted time",
+    "times": "Time of a step over requests",
+    "decisions": "Draft length chosen",
+    "break_even": "Acceptance from which speculation pays",
+}
+_DPI = 144
+
+
+def write_plots(model: CostModel, timings: Sequence[Timing], folder: Path, name: str = "") -> list[Path]:
+    """Write gate.html and a PNG per figure; returns their paths.
+
+    Raises:
+        UserError: matplotlib is not installed, or the folder cannot be written.
+    """
+    shown = views(model, timings)
+    content = _pngs(shown) | {"gate.html": _page(shown, name or "Cost model").encode()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return [_write(folder / file, data) for file, data in content.items()]
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}; give a folder that can be written") from None
+
+
+def _write(path: Path, data: bytes) -> Path:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+# HTML
+
+
+def _page(shown: Views, name: str) -> str:
+    drawn = {"times": _times(shown), "decisions": _decisions(shown), "break_even": _break_even(shown)}
+    if shown.fit:
+        drawn = {"fit": _fit(shown)} | drawn
+    cards = "".join(
+        f"<figure><h3>{_title(key, shown)}</h3>"
+        f'<div class="plot" id="{key}" style="height:{plot["layout"]["height"]}px"></div></figure>'
+        for key, plot in drawn.items()
+    )
+    # `<` is written so that no string can end the script element.
+    data = json.dumps({"figures": drawn, "rollouts": []}, allow_nan=False).replace("<", "\\u003c")
+    folder = files(__package__ or "")
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{escape(name)}: when to speculate</title>
+<link rel="icon" href="data:,">
+<style>
+{(folder / "page.css").read_text(encoding="utf-8")}</style>
+</head>
+<body>
+<header><h1>{escape(name)}: when to speculate</h1></header>
+<main><div class="cards">{cards}</div></main>
+<noscript><p>The figures need JavaScript; it is inside this file.</p></noscript>
+<script type="application/json" id="data">{data}</script>
+<script>{get_plotlyjs()}</script>
+<script>
+{(folder / "page.js").read_text(encoding="utf-8")}</script>
+</body>
+</html>
+"""
+
+
+def _title(key: str, shown: Views) -> str:
+    return TITLES[key] + (f", context of {shown.context:g} tokens" if key in ("times", "break_even") else "")
+
+
+def _trace(line: Line, color: str, mode: str = "lines", **options: Any) -> Figure:
+    base = {"type": "scatter", "mode": mode, "name": line.name, "x": rounded(list(line.x)), "y": rounded(list(line.y))}
+    return base | {"line": {"color": color}, "marker": {"color": color, "size": 5}} | options
+
+
+def _fit(shown: Views) -> Figure:
+    low, high = _range(shown.fit)
+    ideal = Line("equal", (low, high), (low, high))
+    data = [_trace(line, color, "markers") for line, color in zip(shown.fit, COLORS, strict=False)]
+    data.append(_trace(ideal, GRAY, showlegend=False, hoverinfo="skip"))
+    return figure(
+        data, 420, xaxis=axis("measured ms", type="log"), yaxis=axis("predicted ms", type="log"), hovermode="closest"
+    )
+
+
+def _times(shown: Views) -> Figure:
+    colors = _by_name(shown.times)
+    data = [_trace(line, colors[line.name]) for line in shown.times]
+    seen = [line for line in shown.seen if line.name in colors]
+    data += [_trace(line, colors[line.name], "markers", showlegend=False) for line in seen]
+    return figure(data, 420, xaxis=axis("requests (B)", type="log"), yaxis=axis("ms", type="log"))
+
+
+def _decisions(shown: Views) -> Figure:
+    count = len(shown.decisions)
+    layout: dict[str, Any] = {"annotations": []}
+    data = []
+    for i, (alpha, chosen) in enumerate(shown.decisions.items()):
+        suffix = str(i + 1) if i else ""
+        left, right = i / count + 0.01, (i + 1) / count - 0.01
+        index = [[shown.lengths.index(int(length)) for length in row] for row in chosen]
+        data.append(
+            {
+                "type": "heatmap",
+                "x": [str(batch) for batch in shown.batches],
+                "y": [f"{context:g}" for context in shown.contexts],
+                "z": index,
+                "customdata": chosen.tolist(),
+                "hovertemplate": "B %{x}, S %{y}: γ = %{customdata}<extra></extra>",
+                "zmin": -0.5,
+                "zmax": len(shown.lengths) - 0.5,
+                "colorscale": _steps(len(shown.lengths)),
+                "showscale": i == count - 1,
+                "colorbar": {"tickvals": [*range(len(shown.lengths))], "ticktext": [f"γ {x}" for x in shown.lengths]},
+                "xaxis": f"x{suffix}",
+                "yaxis": "y",
+            }
+        )
+        layout[f"xaxis{suffix}"] = axis("requests (B)", domain=[left, right], type="category", anchor="y")
+        heading = {
+            "text": f"α = {alpha:g}",
+            "x": (left + right) / 2,
+            "y": 1.06,
+            "xanchor": "center",
+            "showarrow": False,
+        }
+        layout["annotations"].append(heading | {"xref": "paper", "yref": "paper"})
+    layout["yaxis"] = axis("context (tokens)", type="category")
+    return figure(data, 380, hovermode="closest", margin={"l": 8, "r": 12, "t": 40, "b": 8}, **layout)
+
+
+def _break_even(shown: Views) -> Figure:
+    data = [_trace(line, _color(i)) for i, line in enumerate(shown.break_even, start=1)]  # colours as in the decisions
+    return figure(
+        data, 420, xaxis=axis("requests (B)", type="log"), yaxis=axis("least acceptance rate α", range=[0, 1.02])
+    )
+
+
+def _steps(count: int) -> list[list[Any]]:
+    """A colour scale of flat steps."""
+    return [[edge / count, _color(i)] for i in range(count) for edge in (i, i + 1)]
+
+
+def _color(index: int) -> str:
+    return COLORS[index % len(COLORS)]
+
+
+def _by_name(lines: Sequence[Line]) -> dict[str, str]:
+    return {line.name: _color(i) for i, line in enumerate(lines)}
+
+
+def _range(lines: Sequence[Line]) -> tuple[float, float]:
+    values = [value for line in lines for value in (*line.x, *line.y) if value is not None]
+    return min(values), max(values)
+
+
+# PNG
+
+
+def _pngs(shown: Views) -> dict[str, bytes]:
+    try:
+        drawing = importlib.import_module("matplotlib.figure")
+    except ImportError:
+        raise UserError(
+            "plots need matplotlib, which is not installed: pip install 'nemo-rl-efficientrollout[plot]'"
+        ) from None
+    draw: dict[str, Callable[[Any], None]] = {
+        "times": lambda plot: _draw_times(plot.subplots(), shown),
+        "decisions": lambda plot: _draw_decisions(plot, shown),
+        "break_even": lambda plot: _draw_break_even(plot.subplots(), shown),
+    }
+    if shown.fit:
+        draw = {"fit": lambda plot: _draw_fit(plot.subplots(), shown)} | draw
+    images = {}
+    for key, into in draw.items():
+        # Not pyplot: no global state, no display.
+        plot = drawing.Figure(figsize=(11 if key == "decisions" else 7, 4.5), layout="constrained")
+        into(plot)
+        plot.suptitle(_title(key, shown))
+        buffer = BytesIO()
+        plot.savefig(buffer, format="png", dpi=_DPI)
+        images[f"{key}.png"] = buffer.getvalue()
+    return images
+
+
+def _draw_fit(axes: Any, shown: Views) -> None:
+    low, high = _range(shown.fit)
+    axes.plot((low, high), (low, high), color=GRAY, linewidth=1)
+    for line, color in zip(shown.fit, COLORS, strict=False):
+        axes.scatter(line.x, line.y, s=9, color=color, label=line.name)
+    axes.set(xscale="log", yscale="log", xlabel="measured ms", ylabel="predicted ms")
+    axes.legend()
+
+
+def _draw_times(axes: Any, shown: Views) -> None:
+    colors = _by_name(shown.times)
+    for line in shown.times:
+        axes.plot(line.x, line.y, color=colors[line.name], label=line.name)
+    for line in shown.seen:
+        if line.name in colors:
+            axes.scatter(line.x, line.y, s=14, color=colors[line.name])
+    axes.set(xscale="log", yscale="log", xlabel="requests (B)", ylabel="ms")
+    _batch_ticks(axes, shown)
+    axes.legend()
+
+
+def _draw_decisions(plot: Any, shown: Views) -> None:
+    colors = importlib.import_module("matplotlib.colors").ListedColormap([_color(i) for i in range(len(shown.lengths))])
+    grid = plot.subplots(1, len(shown.decisions), sharey=True, squeeze=False)[0]
+    image = None
+    for axes, (alpha, chosen) in zip(grid, shown.decisions.items(), strict=True):
+        index = [[shown.lengths.index(int(length)) for length in row] for row in chosen]
+        image = axes.imshow(index, cmap=colors, vmin=-0.5, vmax=len(shown.lengths) - 0.5, aspect="auto", origin="lower")
+        axes.set_xticks(range(len(shown.batches)), [str(batch) for batch in shown.batches], rotation=90, fontsize=7)
+        axes.set(title=f"α = {alpha:g}", xlabel="requests (B)")
+    grid[0].set_yticks(range(len(shown.contexts)), [f"{context:g}" for context in shown.contexts])
+    grid[0].set_ylabel("context (tokens)")
+    bar = plot.colorbar(image, ax=grid, ticks=range(len(shown.lengths)))
+    bar.ax.set_yticklabels([f"γ {length}" for length in shown.lengths])
+
+
+def _draw_break_even(axes: Any, shown: Views) -> None:
+    for i, line in enumerate(shown.break_even, start=1):
+        y = [float("nan") if value is None else value for value in line.y]
+        axes.plot(line.x, y, color=_color(i), label=line.name)
+    axes.set(xscale="log", ylim=(0, 1.02), xlabel="requests (B)", ylabel="least acceptance rate α")
+    _batch_ticks(axes, shown)
+    axes.legend()
+
+
+def _batch_ticks(axes: Any, shown: Views) -> None:
+    axes.set_xticks(shown.batches, [str(batch) for batch in shown.batches], fontsize=7)
+    axes.minorticks_off()
