@@ -11,7 +11,7 @@ WARM_UP = 4
 class DraftingDecoder(Decoder):
     """The engine with the drafter."""
 
-    _gate: Any = None
+    _calibration: str | None = None
 
     def pin(self, length: int) -> None:
         """γ from the next step on."""
@@ -19,11 +19,9 @@ class DraftingDecoder(Decoder):
 
     def leave_to_gate(self, calibration: str | None = None) -> None:
         """The automatic gate, with all that it learned in earlier blocks: a rollout is longer than a block."""
-        if self._gate is None or calibration is not None:
-            gate = {"mode": "auto"} | ({"calibration": calibration} if calibration else {})
-            self.llm.collective_rpc("efficientrollout_set_gate", args=(gate,))
-            self._gate = self.core.scheduler.gate
-        self.core.scheduler.gate = self._gate
+        self._calibration = calibration or self._calibration
+        gate = {"mode": "auto"} | ({"calibration": self._calibration} if self._calibration else {})
+        self.llm.collective_rpc("efficientrollout_set_gate", args=(gate,))
 
     def stats(self) -> dict[str, Any]:
         return self.llm.collective_rpc("efficientrollout_stats")[0]

@@ -7,7 +7,7 @@ Regret is the best fixed length's speed over the gate's, less one: the price of 
 
 import sys
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         with progress.phase("calibrating"):
             record.notes.append(_start_gate(engine, Path(directory), options))
         for size in options.sizes:
-            _report(record, size, _measure(engine, size, options, progress))
+            _report(record, size, *_measure(engine, size, options, progress))
     record.notes += [
         "regret: speed of the best fixed γ over that of the gate, less one; medians over rounds",
         f"goals: regret at most {GOAL_REGRET:.0%}, and at least {GOAL_PLAIN} of plain decoding, at every B",
@@ -102,20 +102,27 @@ def _start_gate(engine: DraftingDecoder, directory: Path, options: Any) -> str:
     return f"calibrated in {done.seconds:.1f} s on {len(done.timings)} steps at loads (requests × context) {loads}"
 
 
-def _measure(engine: DraftingDecoder, size: int, options: Any, progress: Progress) -> dict[str, list[Block]]:
+def _measure(
+    engine: DraftingDecoder, size: int, options: Any, progress: Progress
+) -> tuple[dict[str, list[Block]], Counter[int]]:
+    """Blocks of every mode, and how many steps the gate took with each γ."""
     modes = ["0", *map(str, options.draft_lengths), AUTO]
     blocks: dict[str, list[Block]] = defaultdict(list)
+    lengths: Counter[int] = Counter()
     for index in range(-1, options.rounds):  # the first round warms up, and lets the gate see this batch size
         with progress.phase(f"B = {size}, round {index + 1} of {options.rounds}"):
             for mode in modes if index % 2 == 0 else reversed(modes):
                 engine.leave_to_gate() if mode == AUTO else engine.pin(int(mode))
+                engine.timeline()
                 block = engine.decode(size, warm_up=WARM_UP, tokens=options.tokens)
                 if index >= 0:
                     blocks[mode].append(block)
-    return blocks
+                    if mode == AUTO:
+                        lengths.update(int(length) for length in engine.timeline()["draft_length"])
+    return blocks, lengths
 
 
-def _report(record: Record, size: int, blocks: dict[str, list[Block]]) -> None:
+def _report(record: Record, size: int, blocks: dict[str, list[Block]], lengths: Counter[int]) -> None:
     speeds = {mode: median(block.tokens_per_second for block in own) for mode, own in blocks.items()}
     best = max((mode for mode in speeds if mode != AUTO), key=speeds.__getitem__)
     regret = speeds[best] / speeds[AUTO] - 1.0
@@ -132,9 +139,11 @@ def _report(record: Record, size: int, blocks: dict[str, list[Block]]) -> None:
                 "mode": mode,
                 "tokens_per_second": [block.tokens_per_second for block in own],
                 "over_plain": {"value": ratio, "low": low, "high": high},
-                **({"regret": regret, "best": best} if mode == AUTO else {}),
+                **({"regret": regret, "best": best, "steps": dict(lengths)} if mode == AUTO else {}),
             }
         )
+    shares = ", ".join(f"γ {length}: {count / lengths.total():.0%}" for length, count in sorted(lengths.items()))
+    record.notes.append(f"B = {size}: the gate's steps: {shares}")
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ def answer_in_engine_core(original: Any) -> Any:
         finally:
             if method == efficientrollout_load_weights.__name__:
                 core.reset_prefix_cache()  # cached keys and values belong to the old weights
-                scheduler.gate.refit()
+                scheduler.refit()
         if method in _WITH_COUNTERS:
             return [answer | scheduler.ledger.counters() for answer in answers]
         return answers

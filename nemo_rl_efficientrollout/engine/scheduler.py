@@ -35,6 +35,7 @@ class DraftLengthScheduler(Scheduler):
         self._settings = settings
         self._probe = take_probe(vllm_config)
         self._seed: Seed | None = None
+        self._auto: AutoGate | None = None
         self.gate = self._make_gate(settings.gate)
         self.ledger = Ledger(self.num_spec_tokens)
         self.dynamic_sd_lookup = _AskGate(self)  # type: ignore[assignment]
@@ -50,7 +51,15 @@ class DraftLengthScheduler(Scheduler):
         if self._seed is None or self._seed.calibration != settings.calibration:
             wanted = self._settings.model_copy(update={"gate": settings})
             self._seed = find_seed(wanted, self.vllm_config, self._probe)
-        return self._seed.gate(self.num_spec_tokens)
+            self._auto = None
+        if self._auto is None:
+            self._auto = self._seed.gate(self.num_spec_tokens)
+        return self._auto  # one that was set aside goes on with all that it learned
+
+    def refit(self) -> None:
+        """The policy and its drafter have new weights."""
+        for gate in {id(gate): gate for gate in (self.gate, self._auto) if gate is not None}.values():
+            gate.refit()
 
     def describe_gate(self) -> dict[str, Any]:
         """What the gate does and why, as a plain dict."""

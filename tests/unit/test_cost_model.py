@@ -29,7 +29,9 @@ def sweep(model: CostModel, noise: float = 0.02, seed: int = 0) -> list[Timing]:
     for batch in BATCHES:
         for context in CONTEXTS:
             points.append(("plain", batch, context, 0))
-            points += [(kind, batch, context, length) for kind in ("draft", "verify") for length in LENGTHS]
+            for length in LENGTHS:
+                points.append(("draft", batch, context, length))
+                points.append(("verify", batch, context, length))
     return [Timing(*point, model.seconds(*point) * float(np.exp(rng.normal(0.0, noise)))) for point in points]
 
 
