@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.setup-done
 # A process each: engines of one process share vLLM's cached environment and each other's memory.
-TESTS := tests/unit tests/job tests/engine/test_draw.py tests/engine/test_plugin.py tests/engine/test_refit.py \
+TESTS := tests/unit tests/job tests/engine/test_draw.py tests/engine/test_plugin.py tests/engine/test_gate.py tests/engine/test_refit.py \
 	tests/lossless/test_greedy.py tests/lossless/test_sampling.py
 
 .PHONY: setup demo test lint bench clean
@@ -31,6 +31,8 @@ lint: setup
 bench: setup
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.cpu_speedup
+	$(BIN)/python -m benchmarks.gate_live
+	$(BIN)/python -m benchmarks.gate_decision
 
 clean:
 	rm -rf .venv runs .pytest_cache .ruff_cache

@@ -12,14 +12,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from .cpu_speedup import SHARPNESS
 from .drafting import WARM_UP, DraftingDecoder
 from .measure import Block, new_engine, ratio_interval, set_environment
 from .model import SHAPES, save_random_model
 from .record import Progress, Record, at_least, check_writable, new_parser, whole_numbers
 
 GOAL_REGRET, GOAL_PLAIN = 0.02, 0.99
-SHARPNESS = 5.0
-"""Scale of the random head at which int8 drafts are accepted about as often as the paper's: 0.95 to 0.98."""
 AUTO = "auto"
 
 

@@ -25,10 +25,10 @@ WARM_UP = 16
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print, write."""
     parser = new_parser("overhead", (__doc__ or "").splitlines()[0])
-    parser.add_argument("--model-shape", choices=SHAPES, default="small", help="default: small")
+    parser.add_argument("--model-shape", choices=SHAPES, default="0.5b", help="default: 0.5b")
     parser.add_argument("--sizes", type=whole_numbers(1), default=(1, 4, 16), help="default: 1,4,16")
     parser.add_argument("--rounds", type=at_least(2), default=8, help="rounds of six blocks; default: 8")
-    parser.add_argument("--steps", type=at_least(10), default=300, help="per block; default: 300")
+    parser.add_argument("--steps", type=at_least(10), default=40, help="per block; default: 40")
     options = parser.parse_args(arguments)
     check_writable(parser, options.json, options.markdown)
     if options.quick:

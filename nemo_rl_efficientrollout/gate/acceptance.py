@@ -15,6 +15,7 @@ HALF_LIFE = 1024
 """Drafts of a bucket after which its older evidence weighs half."""
 IDLE_HALF_LIFE = 512
 """Plain steps after which evidence weighs half: a drafter that is not watched may have changed."""
+_IDLE_BLOCK = 16
 PRIOR_RATE, PRIOR_DRAFTS = 0.9, 4.0
 """Optimistic prior, worth four drafts: speculation is tried before it is judged."""
 KEPT_AT_REFIT = 0.5
@@ -32,7 +33,9 @@ class Acceptance:
     def __init__(self, max_draft_length: int) -> None:
         self._reached = np.zeros((BUCKETS, max_draft_length))
         self._accepted = np.zeros((BUCKETS, max_draft_length))
+        self._idle = 0
         self._cache: dict[int, tuple[Vector, Vector]] = {}
+        self._lengths: dict[int, Vector] = {}
 
     def observe(self, drafted: Sequence[int], accepted: Sequence[int], contexts: Sequence[float]) -> None:
         """Count one verification; one entry per request: tokens drafted, how many were accepted, context length."""
@@ -44,11 +47,14 @@ class Acceptance:
         self._accepted *= self._decay(buckets)
         self._reached += _at_least(buckets, tried, width)
         self._accepted += _at_least(buckets, kept, width)
-        self._cache.clear()
+        self._forget_cache()
 
     def idle(self) -> None:
-        """A step without drafts passed."""
-        self._scale(0.5 ** (1.0 / IDLE_HALF_LIFE))
+        """A step without drafts passed. Counted in blocks: most steps of a rollout's bulk are such."""
+        self._idle += 1
+        if self._idle == _IDLE_BLOCK:
+            self._idle = 0
+            self._scale(0.5 ** (_IDLE_BLOCK / IDLE_HALF_LIFE))
 
     def refit(self) -> None:
         """The drafter was rebuilt from new weights: trust the past less."""
@@ -64,7 +70,12 @@ class Acceptance:
         τ(γ) = 1 + Σ_{i≤γ} Π_{j≤i} α_j, which is (1-α^(γ+1))/(1-α) for constant α
         (Leviathan et al. 2023, https://arxiv.org/abs/2211.17192, eq. 1).
         """
-        return np.cumsum(np.concatenate([[1.0], np.cumprod(self.rates(context))]))
+        index = bucket(context)
+        lengths = self._lengths.get(index)
+        if lengths is None:
+            reach = np.cumprod(self._posterior(index)[0])
+            lengths = self._lengths[index] = np.cumsum(np.concatenate([[1.0], reach]))
+        return lengths
 
     def deviations(self, context: float = 0.0) -> Vector:
         """Standard deviation of τ(γ) for γ = 0…γ_max, to first order; shape [γ_max + 1]."""
@@ -84,10 +95,14 @@ class Acceptance:
             self._cache[index] = rates, rates * (1.0 - rates) / (evidence + 1.0)
         return self._cache[index]
 
+    def _forget_cache(self) -> None:
+        self._cache.clear()
+        self._lengths.clear()
+
     def _scale(self, factor: float) -> None:
         self._reached *= factor
         self._accepted *= factor
-        self._cache.clear()
+        self._forget_cache()
 
     @staticmethod
     def _decay(buckets: np.ndarray) -> Vector:

@@ -89,6 +89,13 @@ class ModelConstants(BaseModel):
         query = 4 * self.layers * self.heads * self.head_dim / self.tensor_parallel
         return _KTOKEN * query / (self.target_bytes(lm_head) * ridge_rows)  # 2 bytes per weight, 2 FLOP per weight
 
+    def all_reduce(self, latency_s: float, bytes_per_s: float) -> tuple[float, float]:
+        """Seconds of a step's all-reduces for no rows, and for each row: two per layer, 16-bit activations."""
+        if self.tensor_parallel == 1:
+            return 0.0, 0.0
+        count = 2 * self.layers
+        return count * latency_s, count * _BYTES * self.hidden / bytes_per_s
+
     @property
     def _lm_head_bytes(self) -> float:
         return _BYTES * self.hidden * self.vocabulary / self.tensor_parallel

@@ -27,6 +27,8 @@ from .prior import Prior
 from .step import Load, Step
 from .terms import Padding, Terms, Vector
 
+HANDICAP = 0.005
+"""What speculation must promise over plain decoding: of many noisy predictions the best is too good to be true."""
 SWITCH_GAIN = 0.005
 """Smallest predicted gain for which γ changes: a switch costs nothing by itself, dithering spoils the samples."""
 DOUBT = 0.5
@@ -85,6 +87,9 @@ class AutoGate:
     ) -> None:
         """Start from `model` (a calibration), else from the shape of `prior` once a plain step was timed."""
         self.actions = actions(draft_lengths or range(max_draft_length + 1))
+        self._drafter = self.actions[1].drafter
+        self._handicaps = np.array([1.0 if action == PLAIN else 1.0 / (1.0 + HANDICAP) for action in self.actions])
+        self._draft_lengths = np.array([action.draft_length for action in self.actions])
         self._index = {action.draft_length: i for i, action in enumerate(self.actions)}
         self.tracker = Tracker(model) if model else None
         self.acceptance = {
@@ -113,15 +118,16 @@ class AutoGate:
         speeds = self.speeds(load)
         if not np.isfinite(speeds).all():
             return self._settle(load, State.LEARNING, 0, math.nan, "the cost model gave no number")
-        best = int(np.argmax(speeds))
+        merits = speeds * self._handicaps
+        best = int(np.argmax(merits))
         if best != self._home:
             margin = SWITCH_GAIN + DOUBT * self._doubt(load, best, self._home)
-            if speeds[best] > speeds[self._home] * (1.0 + margin) or speeds[self._home] < 1.0:
+            if merits[best] > merits[self._home] * (1.0 + margin) or speeds[self._home] < 1.0:
                 self._home = best
         if self._home and self._confirms_plain(load, speeds):
             return self._settle(load, State.PROBING, 0, 1.0, "what does a plain step take now?")
         if self._steps % LOOK_EVERY == 0:
-            probe, why = self._look_around(load, speeds)
+            probe, why = self._look_around(load, merits)
             if probe is not None:
                 return self._settle(load, State.PROBING, probe, float(speeds[probe]), why)
         state = State.SPECULATING if self._home else State.PLAIN
@@ -178,13 +184,8 @@ class AutoGate:
             ],
         }
 
-    @property
-    def _drafter(self) -> str:
-        return self.actions[1].drafter
-
     def _lengths(self, load: Load) -> Vector:
-        record = self.acceptance[self._drafter].lengths(load.context)
-        return record[[action.draft_length for action in self.actions]]
+        return self.acceptance[self._drafter].lengths(load.context)[self._draft_lengths]
 
     def _terms(self, load: Load) -> Vector:
         """Terms of one cycle of every action; shape [actions, terms]. Kept for the latest loads."""
@@ -218,22 +219,21 @@ class AutoGate:
         relative = relative - relative[other]
         cost = np.einsum("ak,ak->a", relative @ self.tracker.covariance, relative)
         record = self.acceptance[self._drafter]
-        chosen = [action.draft_length for action in self.actions]
-        length = (record.deviations(load.context) / record.lengths(load.context))[chosen]
+        length = (record.deviations(load.context) / record.lengths(load.context))[self._draft_lengths]
         return np.sqrt(np.maximum(cost, 0.0) + length**2)
 
-    def _look_around(self, load: Load, speeds: Vector) -> tuple[int | None, str]:
+    def _look_around(self, load: Load, merits: Vector) -> tuple[int | None, str]:
         """An action that may beat the present one, if the credit covers what one step of it may lose.
 
         Where the most hopeful draft is too dear a shorter one is tried: its T_D is the same.
         """
         doubts = self._doubts(load, self._home)
-        hopes = speeds * np.exp(HOPE * doubts) / speeds[self._home]
+        hopes = merits * np.exp(HOPE * doubts) / merits[self._home]
         hopes[self._home] = 0.0
         hopeful = int(np.argmax(hopes))
         if hopes[hopeful] <= 1.0 + SWITCH_GAIN:
             return None, ""
-        losses = self._losses(load, speeds, doubts)
+        losses = self._losses(load, merits, doubts)
         shorter = range(hopeful, 0, -1) if hopeful else (0,)
         index = next((i for i in shorter if i != self._home and losses[i] <= self._credit), None)
         if index is None:
@@ -262,10 +262,10 @@ class AutoGate:
         self._credit -= seconds
         self.probe_seconds += seconds
 
-    def _losses(self, load: Load, speeds: Vector, doubts: Vector) -> Vector:
+    def _losses(self, load: Load, merits: Vector, doubts: Vector) -> Vector:
         """Seconds that one cycle of each action loses against the present one, if it is as bad as is to be feared."""
         assert self.tracker is not None
-        feared = speeds * np.exp(-FEAR * doubts) / speeds[self._home]
+        feared = merits * np.exp(-FEAR * doubts) / merits[self._home]
         return (self._terms(load) @ self.tracker.mean) * np.maximum(PROBE_LOSS, 1.0 - feared)
 
     def _learn_cost(self, step: Step) -> None:

@@ -33,6 +33,10 @@ class Prior:
     """Attention FLOPs of one query against a thousand tokens, in the same unit."""
     unsure_ridge: float = 2.0
     """Factor by which the ridge may well lie lower."""
+    all_reduce_s: float = 0.0
+    all_reduce_s_per_row: float = 0.0
+    """Tensor parallelism: seconds of all all-reduces of a step for no rows at all, and for each row more. The published
+    model has one constant measured at 32 requests; a verification's messages are γ+1 times as long."""
     curve: tuple[tuple[float, float], ...] = ()
     """Measured GEMM time over rows (rows, any unit), where a detector ran; replaces the roofline's shape."""
     spread: float = 1.0
@@ -46,11 +50,13 @@ class Prior:
         """Expected θ in seconds."""
         m, t, d = np.zeros(terms.size), self.plain_seconds, self.plain_seconds * self.draft_ratio
         each = [0.003, self.kv_per_ktoken, 0.0]
-        m[terms.block("target")] = t * np.array([0.95, *np.diff(self._rows(1.0))])
+        messages = np.array([self.all_reduce_s, *self.all_reduce_s_per_row * np.diff(KNOTS)])
+        m[terms.block("target")] = messages + t * np.array([0.95, *np.diff(self._rows(1.0))])
         m[terms.block("plain")] = t * np.array([0.0, *each])
         m[terms.block("verify")] = t * np.array([0.0, *each, self.attention_per_ktoken])
         for drafter in terms.drafters:
-            m[terms.block(f"draft.{drafter}")] = d * np.array([0.95, *np.diff(self._rows(self.draft_ratio)), *each])
+            rows = messages + d * np.array([0.95, *np.diff(self._rows(self.draft_ratio))])
+            m[terms.block(f"draft.{drafter}")] = [*rows, *(d * np.array(each))]
         return m
 
     def deviation(self, terms: Terms) -> Vector:

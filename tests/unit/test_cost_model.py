@@ -1,5 +1,7 @@
 """The cost model: its terms, its fit from few and faulty timings, its choice of what to measure."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -80,6 +82,16 @@ def test_more_rows_or_more_context_never_cost_less(one: int, other: int, context
     assert model.seconds(kind, small, context, length) <= model.seconds(kind, large, context, length) + 1e-12
     assert model.seconds(kind, small, context, length) <= model.seconds(kind, small, context + 1.0, length)
     assert model.seconds("verify", small, context, length + 1) <= model.seconds("verify", small, context, length + 2)
+
+
+def test_all_reduces_grow_with_the_message() -> None:
+    terms = Terms()
+    alone = Prior(0.01, ridge_rows=1e6)
+    shared = replace(alone, all_reduce_s=1e-3, all_reduce_s_per_row=1e-5)
+    extra = shared.mean(terms) - alone.mean(terms)
+    assert terms.vector("plain", 1, 0) @ extra == pytest.approx(1e-3)
+    assert terms.vector("verify", 8, 0, 7) @ extra == pytest.approx(1e-3 + 63e-5)
+    assert terms.vector("draft", 8, 0, 7) @ extra == pytest.approx(1e-3 + 7e-5)
 
 
 def test_beyond_the_last_knot_compute_goes_on() -> None:
