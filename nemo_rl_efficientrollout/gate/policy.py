@@ -24,6 +24,7 @@ from .action import PLAIN, Action, actions
 from .cost_model import CostModel
 from .online import Tracker
 from .prior import Prior
+from .probing import Probing
 from .step import Load, Step
 from .terms import Padding, Terms, Vector
 
@@ -33,15 +34,6 @@ SWITCH_GAIN = 0.005
 """Smallest predicted gain for which γ changes: a switch costs nothing by itself, dithering spoils the samples."""
 DOUBT = 0.5
 """Standard deviations of a gain that it must exceed besides."""
-HOPE, FEAR = 1.5, 0.25
-"""Standard deviations of optimism with which probes are chosen, of pessimism with which they are paid for."""
-PROBE_LOSS = 0.05
-"""Least share of its time that a probe is taken to lose: what promises no loss is still not tried at every turn."""
-PROBE_SHARE = 0.008
-"""Share of decode time that probing may cost."""
-CONFIRM_EVERY, CONFIRM_SOON, CONFIRM_STEPS = 512, 8, 3
-"""Steps without plain decoding after which T_T is measured again, the same at a batch size that is new, and how many
-steps that takes: that speculation pays is never believed on the strength of speculative steps alone."""
 LOOK_EVERY = 4
 """Steps between two looks around for something to probe."""
 BASELINE_STEPS = 3
@@ -99,15 +91,11 @@ class AutoGate:
         self.state = State.LEARNING
         self.action = PLAIN
         self.switches = 0
-        self.probe_seconds = 0.0
-        """Decode time that probing is expected to have cost."""
+        self.probing = Probing()
         self._prior, self._padding = prior or Prior(plain_seconds=1.0, unsure_ridge=4.0), padding
         self._baseline: list[float] = []
         self._waiting: Step | None = None
         self._home = 0  # index of the action to which a probe returns
-        self._credit = 0.0
-        self._plain_owed = self._restarts = 0
-        self._unseen: dict[int, int] = {}  # decode steps since the last plain one, by level of batch size
         self._steps = 0
         self._cycles: OrderedDict[tuple[int, int], Vector] = OrderedDict()
 
@@ -115,19 +103,22 @@ class AutoGate:
         """γ of the next step; 0 for a load that is no load."""
         if self.tracker is None or not _sound(load):
             return self._settle(load, State.LEARNING, 0, math.nan, "no cost model yet")
-        speeds = self.speeds(load)
+        cycles = self._terms(load) @ self.tracker.mean
+        speeds = self._lengths(load) * (cycles[0] / cycles)
         if not np.isfinite(speeds).all():
             return self._settle(load, State.LEARNING, 0, math.nan, "the cost model gave no number")
         merits = speeds * self._handicaps
         best = int(np.argmax(merits))
         if best != self._home:
-            margin = SWITCH_GAIN + DOUBT * self._doubt(load, best, self._home)
+            margin = SWITCH_GAIN + DOUBT * float(self._doubts(load, self._home)[best])
             if merits[best] > merits[self._home] * (1.0 + margin) or speeds[self._home] < 1.0:
                 self._home = best
-        if self._home and self._confirms_plain(load, speeds):
+        if self._home and self.probing.confirms_plain(
+            load, float(speeds[self._home]), float(cycles[0]), self.tracker.restarts
+        ):
             return self._settle(load, State.PROBING, 0, 1.0, "what does a plain step take now?")
         if self._steps % LOOK_EVERY == 0:
-            probe, why = self._look_around(load, merits)
+            probe, why = self.probing.look(self._home, merits, self._doubts(load, self._home), cycles)
             if probe is not None:
                 return self._settle(load, State.PROBING, probe, float(speeds[probe]), why)
         state = State.SPECULATING if self._home else State.PLAIN
@@ -157,8 +148,8 @@ class AutoGate:
     def speeds(self, load: Load) -> Vector:
         """Expected tokens per second of every action over those of plain decoding; shape [actions]."""
         assert self.tracker is not None
-        cost = self._terms(load) @ self.tracker.mean
-        return self._lengths(load) * (cost[0] / cost)
+        cycles = self._terms(load) @ self.tracker.mean
+        return self._lengths(load) * (cycles[0] / cycles)
 
     def describe(self) -> dict[str, Any]:
         """State, counters and trace as JSON types."""
@@ -167,7 +158,7 @@ class AutoGate:
             "draft_length": self.action.draft_length,
             "switches": self.switches,
             "restarts": self.tracker.restarts if self.tracker else 0,
-            "probe_seconds": self.probe_seconds,
+            "probe_seconds": self.probing.spent,
             "noise": self.tracker.noise if self.tracker else None,
             "trace": [
                 {
@@ -207,10 +198,6 @@ class AutoGate:
             return self._terms(step.load)[self._index[step.asked]]
         return self.tracker.terms.step(*step.load, step.verified, step.asked, self._drafter)
 
-    def _doubt(self, load: Load, one: int, other: int) -> float:
-        """Relative standard deviation of the speed of one action over that of another."""
-        return float(self._doubts(load, other)[one])
-
     def _doubts(self, load: Load, other: int) -> Vector:
         """Relative standard deviation of the speed of every action over that of `other`; shape [actions]."""
         assert self.tracker is not None
@@ -222,66 +209,18 @@ class AutoGate:
         length = (record.deviations(load.context) / record.lengths(load.context))[self._draft_lengths]
         return np.sqrt(np.maximum(cost, 0.0) + length**2)
 
-    def _look_around(self, load: Load, merits: Vector) -> tuple[int | None, str]:
-        """An action that may beat the present one, if the credit covers what one step of it may lose.
-
-        Where the most hopeful draft is too dear a shorter one is tried: its T_D is the same.
-        """
-        doubts = self._doubts(load, self._home)
-        hopes = merits * np.exp(HOPE * doubts) / merits[self._home]
-        hopes[self._home] = 0.0
-        hopeful = int(np.argmax(hopes))
-        if hopes[hopeful] <= 1.0 + SWITCH_GAIN:
-            return None, ""
-        losses = self._losses(load, merits, doubts)
-        shorter = range(hopeful, 0, -1) if hopeful else (0,)
-        index = next((i for i in shorter if i != self._home and losses[i] <= self._credit), None)
-        if index is None:
-            return None, ""
-        self._spend(float(losses[index]))
-        return index, f"{self.actions[hopeful]} may be {hopes[hopeful]:.2f} times as fast"
-
-    def _confirms_plain(self, load: Load, speeds: Vector) -> bool:
-        """Whether this step measures T_T: soon after a surprise or at a new batch size, else when long not seen."""
-        assert self.tracker is not None
-        if self._plain_owed == 0:
-            level = _level(load)
-            unseen = self._unseen.get(level, CONFIRM_EVERY - CONFIRM_SOON)
-            if self._restarts != self.tracker.restarts:
-                unseen = CONFIRM_EVERY
-            if unseen < CONFIRM_EVERY:
-                return False
-            step = float(self._terms(load)[0] @ self.tracker.mean)
-            self._spend(CONFIRM_STEPS * step * float(1.0 - 1.0 / speeds[self._home]))
-            self._plain_owed, self._restarts = CONFIRM_STEPS, self.tracker.restarts
-            self._unseen[level] = 0
-        self._plain_owed -= 1
-        return True
-
-    def _spend(self, seconds: float) -> None:
-        self._credit -= seconds
-        self.probe_seconds += seconds
-
-    def _losses(self, load: Load, merits: Vector, doubts: Vector) -> Vector:
-        """Seconds that one cycle of each action loses against the present one, if it is as bad as is to be feared."""
-        assert self.tracker is not None
-        feared = merits * np.exp(-FEAR * doubts) / merits[self._home]
-        return (self._terms(load) @ self.tracker.mean) * np.maximum(PROBE_LOSS, 1.0 - feared)
-
     def _learn_cost(self, step: Step) -> None:
         if not (step.decode_only and _sound(step.load) and 0.0 < step.seconds < _LONGEST_STEP):
             return
-        self._credit += PROBE_SHARE * step.seconds
-        level = _level(step.load)
         plain = not step.verified and not step.asked
-        self._unseen[level] = 0 if plain else self._unseen.get(level, CONFIRM_EVERY - CONFIRM_SOON) + 1
+        self.probing.earn(step.load, step.seconds, plain)
         if self.tracker is not None:
             self.tracker.observe((step.verified, step.asked), self._terms_of(step), step.seconds)
-        elif not step.verified and not step.asked:
+        elif plain:
             self._learn_baseline(step)
 
     def _learn_baseline(self, step: Step) -> None:
-        self._credit = step.seconds  # the first look is lent
+        self.probing.lend(step.seconds)
         self._baseline.append(step.seconds)
         if len(self._baseline) < BASELINE_STEPS:
             return
@@ -296,11 +235,6 @@ class AutoGate:
             self.state, self.action = state, action
             self.trace.append(Decision(self._steps, load, state, action, speedup, why))
         return action.draft_length
-
-
-def _level(load: Load) -> int:
-    """Batch sizes within 40 % have one."""
-    return round(2.0 * math.log2(load.batch))
 
 
 def _sound(load: Load) -> bool:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from nemo_rl_efficientrollout.config import GateSettings
 from nemo_rl_efficientrollout.gate import AutoGate, FixedGate, Load, RandomGate, Step, make_gate
-from nemo_rl_efficientrollout.gate.policy import PROBE_SHARE, State
+from nemo_rl_efficientrollout.gate.policy import State
 from nemo_rl_efficientrollout.gate.prior import Prior
+from nemo_rl_efficientrollout.gate.probing import SHARE
 from tests.simulated import Cost, SimulatedEngine
 
 MAX = 7
@@ -95,8 +96,8 @@ def test_does_not_dither_on_a_tie() -> None:
 def test_probing_is_paid_from_a_share_of_decode_time() -> None:
     world, gate, load = engine(0.9, 0.3, noise=0.02), AutoGate(MAX), Load(64, 1000.0)
     world.run(gate, load, 3000)
-    assert gate.probe_seconds <= PROBE_SHARE * world.seconds + memory_bound(load, 0)
-    assert gate.probe_seconds > 0.0
+    assert gate.probing.spent <= SHARE * world.seconds + memory_bound(load, 0)
+    assert gate.probing.spent > 0.0
     assert world.seconds / (world.tokens / load.batch) <= 1.01 * memory_bound(load, 0)
 
 

@@ -65,7 +65,7 @@ def test_a_wrong_calibration_is_mended_within_300_steps(alpha: float, wrong: str
     engine = world(alpha)
     roll(engine, gate, 300)
     assert roll(engine, gate, 300) < 0.02
-    assert gate.probe_seconds < 0.01 * engine.seconds
+    assert gate.probing.spent < 0.01 * engine.seconds
 
 
 @pytest.mark.parametrize("alpha", [0.8, 0.9, 0.95])
