@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from .. import engine_kwargs
-from ..config import parse_overrides
+from ..config import parse_overrides, read_settings
 from ..engine.versions import installed_vllm
 from ..errors import UserError
 from ..gate.calibration import Provenance, from_fit, save
@@ -28,25 +27,23 @@ def calibrate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Measure T_T, T_D and T_V(γ) through the engine itself and write a calibration file for `gate.calibration`."""
-    settings = parse_overrides(overrides or []) | {"gate": {"mode": "off"}, "strict": True}
-    arguments = engine_kwargs(model, settings)
+    settings = parse_overrides(overrides or [])
+    read_settings(settings)
     if not (model / "config.json").is_file():
         raise UserError(f"{model} has no config.json; give the folder of a model")
     if not out.resolve().parent.is_dir():
         raise UserError(f"cannot write {out}: its folder does not exist; make it first")
     with Console(stderr=True, quiet=quiet).status("starting the engine") as status:
-        from vllm import LLM  # seconds
-
-        from ..engine.calibrate import calibrate as measure
+        from ..engine.calibrate import calibrate as measure  # vLLM: seconds
+        from ..engine.calibrate import open_engine
         from ..engine.seeding import hardware
 
-        llm = LLM(
-            str(model),
-            skip_tokenizer_init=True,
+        llm = open_engine(
+            model,
+            settings,
             max_num_seqs=max_num_seqs,
             max_model_len=max_model_len,
             tensor_parallel_size=tensor_parallel,
-            **arguments,
         )
 
         def show(load: Load, spent: float) -> None:

@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from vllm import LLM, SamplingParams
 
+from ..api import engine_kwargs
 from ..gate.action import actions
 from ..gate.cost_model import CostModel
 from ..gate.fit import Fit, fit
@@ -36,6 +38,12 @@ class Calibrated:
     timings: list[Timing]
     loads: list[Load]
     seconds: float
+
+
+def open_engine(model: Path, settings: Any, **vllm: Any) -> LLM:
+    """An engine to calibrate: with the drafter that the settings name, its gate off. Raises UserError."""
+    block = {**settings, "gate": {"mode": "off"}, "strict": True}
+    return LLM(str(model), skip_tokenizer_init=True, **engine_kwargs(model, block), **vllm)
 
 
 def calibrate(
