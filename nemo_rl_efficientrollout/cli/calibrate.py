@@ -21,6 +21,7 @@ def calibrate(
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Setting, as key=value; repeatable.")] = None,
     max_num_seqs: Annotated[int, typer.Option(min=1, help="Largest batch size, as the engine will be given.")] = 16,
     max_model_len: Annotated[int, typer.Option(min=64, help="Longest context to measure, in tokens.")] = 1024,
+    kv_cache_gib: Annotated[float, typer.Option(min=0.01, help="KV cache; loads that do not fit are left out.")] = 2.0,
     tensor_parallel: Annotated[int, typer.Option(min=1, help="GPUs that share the model.")] = 1,
     budget: Annotated[float, typer.Option("--seconds", min=1.0, help="Time to spend once the engine runs.")] = 60.0,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,
@@ -44,12 +45,16 @@ def calibrate(
             max_num_seqs=max_num_seqs,
             max_model_len=max_model_len,
             tensor_parallel_size=tensor_parallel,
+            kv_cache_memory_bytes=int(kv_cache_gib * 2**30),
         )
 
         def show(load: Load, spent: float) -> None:
             status.update(f"{spent:3.0f} of {budget:.0f} s: {load.batch} requests of {load.context:.0f} tokens")
 
-        done = measure(llm, budget, show)
+        try:
+            done = measure(llm, budget, show)
+        finally:
+            llm.llm_engine.engine_core.shutdown()
     provenance = Provenance(
         host=platform.node(),
         gpu=hardware(),
