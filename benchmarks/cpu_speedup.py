@@ -111,10 +111,8 @@ def main(arguments: list[str] | None = None) -> int:
             _report(record, measured, size, shape)
             for row in record.rows[-len(measured.counts) - 2 :]:  # nothing is lost if a later size fails
                 progress.say(f"B = {row[0]}, γ {row[1]}: ratio {row[7]} ({row[8]})")
-    record.notes += _notes(shape, options.quick)
-    record.close()
-    record.show()
-    record.write(options.json, options.markdown)
+    record.notes += _notes(shape)
+    record.finish(options)
     return 0
 
 
@@ -231,8 +229,8 @@ def _report(record: Record, measured: Measured, size: int, shape: Shape) -> None
     record.notes.append(f"B = {size}: α by position: {', '.join(f'{rate:.3f}' for rate in longest)}")
 
 
-def _notes(shape: Shape, quick: bool) -> list[str]:
-    notes = [
+def _notes(shape: Shape) -> list[str]:
+    return [
         "ratio: tokens/s over those of stock vLLM, medians over rounds; γ = 0 is the control",
         "predicted: τ T_T / (γ T_D + T_V)",
         f"limit: τ / (1 + γ r), r = {shape.byte_ratio:.3f} the drafter's weight bytes over the target's: "
@@ -240,7 +238,6 @@ def _notes(shape: Shape, quick: bool) -> list[str]:
         "α comes from a random model: it says nothing about a trained one",
         f"goals: {GOAL_BEST} at B = 1 for some γ of 3 to 7, {GOAL_GATE} at every B for the gate (auto)",
     ]
-    return [*notes, "quick mode: the numbers mean nothing"] if quick else notes
 
 
 if __name__ == "__main__":

@@ -37,11 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         keys = ("choose_median_s", "choose_mean_s", "observe_plain_s", "observe_speculating_s")
         record.results.append({"longest": longest, **dict(zip(keys, cells, strict=True))})
     record.notes.append(f"goal: a decision costs at most {GOAL_MICROSECONDS:g} µs")
-    if options.quick:
-        record.notes.append("quick mode: the numbers mean nothing")
-    record.close()
-    record.show()
-    record.write(options.json, options.markdown)
+    record.finish(options)
     return 0
 
 

@@ -60,11 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         f"goals: regret at most {GOAL_REGRET:.0%}, and at least {GOAL_PLAIN} of plain decoding, at every B",
         "α comes from a random model: it says nothing about a trained one",
     ]
-    if options.quick:
-        record.notes.append("quick mode: the numbers mean nothing")
-    record.close()
-    record.show()
-    record.write(options.json, options.markdown)
+    record.finish(options)
     return 0
 
 

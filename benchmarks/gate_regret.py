@@ -158,7 +158,7 @@ def _sharp_fit(constants: ModelConstants) -> Callable[[Sequence[Timing]], Fit]:
 def _chosen(
     timings: list[Timing], measured: Measured, count: int, refit: Callable[[Sequence[Timing]], Fit]
 ) -> list[Timing]:
-    return [timings[i] for i, _ in choose(timings, count, actions(measured.draft_lengths), refit)]
+    return [timings[i] for i in choose(timings, count, actions(measured.draft_lengths), refit)]
 
 
 def _draw(timings: list[Timing], seed: int) -> list[Timing]:

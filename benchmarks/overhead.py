@@ -47,11 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         for size in options.sizes:
             _measure(record, decoders, size, options, progress)
     record.notes.append("control: a second stock engine over the first; how far from 1 it is, is noise")
-    if options.quick:
-        record.notes.append("quick mode: the numbers mean nothing")
-    record.close()
-    record.show()
-    record.write(options.json, options.markdown)
+    record.finish(options)
     return 0
 
 

@@ -110,6 +110,14 @@ class Record:
                 0, f"DISTURBED: other processes used {self._foreign:.0%} of the CPU; repeat on a quiet machine"
             )
 
+    def finish(self, options: Any) -> None:
+        """Close, print, and write the files that were asked for."""
+        if options.quick:
+            self.notes.append("quick mode: the numbers mean nothing")
+        self.close()
+        self.show()
+        self.write(options.json, options.markdown)
+
     def show(self) -> None:
         """Print the table and its notes on stdout."""
         table = Table(title=self.title, title_justify="left")

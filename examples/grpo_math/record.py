@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from statistics import mean, median
 from typing import TYPE_CHECKING, Any
 
 from nemo_rl_efficientrollout.errors import UserError
+from nemo_rl_efficientrollout.files import write_whole
 
 if TYPE_CHECKING:
     from .engine import Rollout
@@ -117,7 +117,7 @@ class Record:
 
     def write_json(self) -> None:
         with writing(self.run_dir):
-            write_atomically(self.report_path, json.dumps(finite(self.report()), allow_nan=False))
+            write_whole(self.report_path, json.dumps(finite(self.report()), allow_nan=False).encode())
 
     def write_html(self) -> Path:
         """Write and return report.html."""
@@ -127,16 +127,6 @@ class Record:
         with writing(self.run_dir):
             write_report(finite(self.report()), path)
         return path
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace the file in one step: a reader, or a crash, sees the old text or the new one."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def check_writable(place: Path) -> None:

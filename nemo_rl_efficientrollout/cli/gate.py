@@ -84,7 +84,7 @@ def fit_command(
                 progress.update(task, total=max_rows, description="choosing rows")
                 lengths = tuple(sorted({t.draft_length for t in timings}))
                 used = []
-                for index, _ in choose(timings, max_rows, actions(lengths), refit):
+                for index in choose(timings, max_rows, actions(lengths), refit):
                     used.append(timings[index])
                     progress.advance(task)
             fitted = refit(used)

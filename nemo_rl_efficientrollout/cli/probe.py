@@ -2,13 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from ..errors import UserError
+from ..files import read_json
 
 if TYPE_CHECKING:  # it imports torch
     from ..gate.detector import Detection
@@ -37,7 +37,10 @@ def probe(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Measure memory bandwidth and GEMM time over rows, and where weights stop being free."""
-    config = _read_config(model) if model else DEFAULT_SHAPE
+    config = DEFAULT_SHAPE
+    if model is not None:
+        file = model / "config.json" if model.is_dir() else model
+        config = read_json(file, "give a model folder or its config.json")
     from ..gate.detector import detect, layer_shapes  # torch: seconds
 
     layers = layer_shapes(config, tensor_parallel)
@@ -47,19 +50,6 @@ def probe(
         typer.echo(json.dumps(detection.to_dict(), indent=1))
     else:
         _show(detection)
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    file = path / "config.json" if path.is_dir() else path
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}; give a model folder or its config.json") from None
-    except ValueError as error:
-        raise UserError(f"{file} is not valid JSON ({error}); give a model folder or its config.json") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{file} holds no JSON object; give a model folder or its config.json")
-    return content
 
 
 def _show(detection: "Detection") -> None:

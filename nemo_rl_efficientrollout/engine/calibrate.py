@@ -13,12 +13,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from vllm import LLM, SamplingParams
 
 from ..api import engine_kwargs
 from ..gate.action import actions
 from ..gate.cost_model import CostModel
+from ..gate.design import gains
 from ..gate.fit import Fit, fit
 from ..gate.step import Load
 from ..gate.timing import Timing
@@ -103,23 +103,15 @@ def _next(candidates: list[Load], visited: list[Load], fitted: Fit | None, longe
         return min(fresh, key=lambda load: (load.context, load.batch), default=None)
     model = fitted.model
     acts = actions(tuple(range(longest + 1)))
-    goals = np.concatenate([model.terms.cycles(load.batch, load.context, acts) for load in candidates])
-    goals /= np.maximum(goals @ model.mean, 1e-9)[:, None]
-    reach = goals @ model.covariance
     best, best_rate = None, 0.0
     for load in fresh:
         cost = _expected_seconds(model, load, longest)
         if cost > left:
             continue
-        gain = sum(_gain(x, model, reach) for x in model.terms.cycles(load.batch, load.context, acts))
+        gain = float(gains(model, list(model.terms.cycles(*load, acts)), candidates, acts).sum())
         if gain / cost > best_rate:
             best, best_rate = load, gain / cost
     return best
-
-
-def _gain(x: np.ndarray, model: CostModel, reach: np.ndarray) -> float:
-    own = float(x @ model.covariance @ x) + (model.noise * float(x @ model.mean)) ** 2
-    return float(np.sum((reach @ x) ** 2)) / own
 
 
 def _expected_seconds(model: CostModel, load: Load, longest: int) -> float:

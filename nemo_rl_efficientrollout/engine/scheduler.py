@@ -58,8 +58,9 @@ class DraftLengthScheduler(Scheduler):
 
     def refit(self) -> None:
         """The policy and its drafter have new weights."""
-        for gate in {id(gate): gate for gate in (self.gate, self._auto) if gate is not None}.values():
-            gate.refit()
+        self.gate.refit()
+        if self._auto is not None and self._auto is not self.gate:
+            self._auto.refit()
 
     def describe_gate(self) -> dict[str, Any]:
         """What the gate does and why, as a plain dict."""

@@ -10,6 +10,7 @@ from vllm.config import VllmConfig
 from vllm.logger import init_logger
 
 from ..config import Settings
+from ..drafter.formats import int8
 from ..errors import UserError
 from ..gate import AutoGate
 from ..gate.calibration import check_matches, load
@@ -151,5 +152,5 @@ def _ridge(answer: Mapping[str, Any]) -> str:
     return f"more than {most}" if ridge is None else f"{ridge:.0f}"
 
 
-_BYTE_RATIOS = {"int8": 0.5, "bf16": 1.0}
+_BYTE_RATIOS = {"int8": int8.BYTES_PER_WEIGHT / 2.0, "bf16": 1.0}
 """Bytes of a drafter weight over those of a BF16 one."""

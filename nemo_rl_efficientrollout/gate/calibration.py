@@ -4,7 +4,6 @@ The covariance is rounded to six significant digits and the means to twelve: pre
 """
 
 import json
-import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import UserError, nearest
+from ..files import read_json, write_whole
 from .cost_model import CostModel
 from .prior import Prior
 from .sweep import point
@@ -155,15 +155,11 @@ def from_fit(fit: "Fit", timings: Sequence[Timing], provenance: Provenance) -> C
 
 def save(calibration: Calibration, path: Path) -> None:
     """Write the file, whole or not at all; raises UserError."""
-    # In the same folder, because a rename is atomic only within one file system.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    text = _pretty(calibration.model_dump(mode="json", by_alias=True)) + "\n"
     try:
-        temporary.write_text(_pretty(calibration.model_dump(mode="json", by_alias=True)) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        write_whole(path, text.encode())
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; give a file in a folder that exists") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load(path: Path) -> Calibration:
@@ -173,13 +169,8 @@ def load(path: Path) -> Calibration:
         UserError: one line: no such file, no JSON, another schema or version, parameters that this version does not
             know, wrong shapes, numbers that are none or negative.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; write it with `efficientrollout gate fit`") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); write it anew with `efficientrollout gate fit`") from None
-    found = (content.get("schema"), content.get("version")) if isinstance(content, dict) else (None, None)
+    content = read_json(path, "write it with `efficientrollout gate fit`")
+    found = (content.get("schema"), content.get("version"))
     if found != (SCHEMA, VERSION):
         raise UserError(
             f"{path} has schema {found[0]!r} version {found[1]!r}, expected '{SCHEMA}' version {VERSION}; "

@@ -10,30 +10,29 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from .action import Action
+from .cost_model import CostModel
 from .fit import Fit, fit
 from .terms import Vector
 from .timing import Timing
 
 
-def next_point(
-    fitted: Fit, candidates: Sequence[Timing], loads: Sequence[tuple[int, float]], acts: tuple[Action, ...]
-) -> int:
-    """Index of the candidate that most reduces the summed relative variance of the cycles of `acts` at `loads`.
+def gains(
+    model: CostModel, candidates: Sequence[Vector], loads: Sequence[tuple[int, float]], acts: tuple[Action, ...]
+) -> Vector:
+    """By how much one more timing of each candidate reduces the summed relative variance of what is to be predicted.
 
-    `candidates` are points that could be measured; their `seconds` are not looked at. `loads` are (B, S) of interest.
+    Args:
+        model: what is believed now.
+        candidates: terms of what could be measured.
+        loads: (B, S) of interest.
+        acts: actions whose cycles matter there.
     """
-    model = fitted.model
     goals = np.concatenate([model.terms.cycles(batch, context, acts) for batch, context in loads])
     goals /= np.maximum(goals @ model.mean, 1e-12)[:, None]
-    reach = goals @ model.covariance
-    return int(np.argmax([_gain(candidate.vector(model.terms), fitted, reach) for candidate in candidates]))
-
-
-def _gain(x: Vector, fitted: Fit, reach: Vector) -> float:
-    """Variance taken off the goals by one more measurement of `x`, by the Kalman formula."""
-    model = fitted.model
-    own = float(x @ model.covariance @ x) + (model.noise * float(x @ model.mean)) ** 2
-    return float(np.sum((reach @ x) ** 2)) / own
+    rows = np.stack(candidates)
+    beliefs = rows @ model.covariance
+    own = np.einsum("ck,ck->c", beliefs, rows) + (model.noise * (rows @ model.mean)) ** 2
+    return np.sum((beliefs @ goals.T) ** 2, axis=1) / own  # the Kalman formula
 
 
 def choose(
@@ -41,19 +40,20 @@ def choose(
     count: int,
     acts: tuple[Action, ...],
     refit: Callable[[Sequence[Timing]], Fit] = fit,
-) -> Iterator[tuple[int, Fit | None]]:
-    """Indices of `count` candidates in the order in which to measure them, each with the fit that asked for it.
+) -> Iterator[int]:
+    """Indices of `count` candidates in the order in which to measure them.
 
     A candidate's `seconds` count only once its index was yielded. The first is the cheapest plain step.
     """
     loads = sorted({(candidate.batch, candidate.context) for candidate in candidates})
     plain = [i for i, candidate in enumerate(candidates) if candidate.plain]
     chosen = [min(plain, key=lambda i: (candidates[i].batch, candidates[i].context))]
-    yield chosen[0], None
+    yield chosen[0]
     left = [i for i in range(len(candidates)) if i != chosen[0]]
     while left and len(chosen) < count:
-        fitted = refit([candidates[i] for i in chosen])
-        best = left[next_point(fitted, [candidates[i] for i in left], loads, acts)]
+        model = refit([candidates[i] for i in chosen]).model
+        rows = [candidates[i].vector(model.terms) for i in left]
+        best = left[int(np.argmax(gains(model, rows, loads, acts)))]
         left.remove(best)
         chosen.append(best)
-        yield best, fitted
+        yield best

@@ -12,7 +12,6 @@ they count the lm_head, which the published times leave out.
     row FLOPs     = 2·w + 2·D·V/tp        query FLOPs = 4·L·n_heads·d_h/tp                    per token of context
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import UserError
+from ..files import read_json
 from .prior import Prior
 
 GROUP = 128
@@ -107,14 +107,7 @@ def read_model_constants(path: Path) -> ModelConstants:
     Raises:
         UserError: one line with file, key and what was expected.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; give a JSON file of model constants") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); give a JSON file of model constants") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no JSON object; expected keys such as D, D_ff, L, n_heads, n_kv, d_h, V, tp")
+    content = read_json(path, "give a JSON file of model constants such as D, D_ff, L, n_heads, n_kv, d_h, V, tp")
     try:
         return ModelConstants.model_validate(content)
     except ValidationError as error:

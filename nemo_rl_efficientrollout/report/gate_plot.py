@@ -1,22 +1,18 @@
 """A cost model to look at: one HTML page that needs nothing beside itself, and the same figures as PNG."""
 
 import importlib
-import json
-import os
 from collections.abc import Callable, Sequence
 from html import escape
-from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from plotly.offline import get_plotlyjs
-
 from nemo_rl_efficientrollout.errors import UserError
+from nemo_rl_efficientrollout.files import write_whole
 from nemo_rl_efficientrollout.gate.cost_model import CostModel
 from nemo_rl_efficientrollout.gate.timing import Timing
 from nemo_rl_efficientrollout.report.gate_views import Line, Views, views
-from nemo_rl_efficientrollout.report.html import POLICY
+from nemo_rl_efficientrollout.report.page import page
 from nemo_rl_efficientrollout.report.style import BLUE, GRAY, GREEN, ORANGE, PURPLE, Figure, axis, figure, rounded
 
 COLORS = (BLUE, ORANGE, GREEN, PURPLE, "#c23b5e", GRAY, "#8a6d3b", "#17a2b8")
@@ -39,19 +35,11 @@ def write_plots(model: CostModel, timings: Sequence[Timing], folder: Path, name:
     content = _pngs(shown) | {"gate.html": _page(shown, name or "Cost model").encode()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return [_write(folder / file, data) for file, data in content.items()]
+        for file, data in content.items():
+            write_whole(folder / file, data)
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}; give a folder that can be written") from None
-
-
-def _write(path: Path, data: bytes) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return [folder / file for file in content]
 
 
 # HTML
@@ -66,32 +54,11 @@ def _page(shown: Views, name: str) -> str:
         f'<div class="plot" id="{key}" style="height:{plot["layout"]["height"]}px"></div></figure>'
         for key, plot in drawn.items()
     )
-    # `<` is written so that no string can end the script element.
-    data = json.dumps({"figures": drawn, "rollouts": []}, allow_nan=False).replace("<", "\\u003c")
-    folder = files(__package__ or "")
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{escape(name)}: when to speculate</title>
-<link rel="icon" href="data:,">
-<style>
-{(folder / "page.css").read_text(encoding="utf-8")}</style>
-</head>
-<body>
-<header><h1>{escape(name)}: when to speculate</h1></header>
+    title = f"{name}: when to speculate"
+    body = f"""<header><h1>{escape(title)}</h1></header>
 <main><div class="cards">{cards}</div></main>
-<noscript><p>The figures need JavaScript; it is inside this file.</p></noscript>
-<script type="application/json" id="data">{data}</script>
-<script>{get_plotlyjs()}</script>
-<script>
-{(folder / "page.js").read_text(encoding="utf-8")}</script>
-</body>
-</html>
-"""
+<noscript><p>The figures need JavaScript; it is inside this file.</p></noscript>"""
+    return page(title, body, {"figures": drawn, "rollouts": []})
 
 
 def _title(key: str, shown: Views) -> str:

@@ -5,23 +5,19 @@ reads the same offline. Strings of the run reach the page only through `escape`;
 JSON that cannot close its own script tag.
 """
 
-import json
-import os
 from collections.abc import Iterator, Mapping
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from plotly.offline import get_plotlyjs
-
 from nemo_rl_efficientrollout.errors import UserError
+from nemo_rl_efficientrollout.files import write_whole
 from nemo_rl_efficientrollout.report import steps, words
+from nemo_rl_efficientrollout.report.page import page
 from nemo_rl_efficientrollout.report.reading import Run, read
 from nemo_rl_efficientrollout.report.style import Figure
 from nemo_rl_efficientrollout.report.timeline import Drawn, draw_all
 
-POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 THINNED = (
     "Long rollouts are thinned for the screen: in each of up to 300 equal spans of time the first "
     "point and the lowest and highest of each line are drawn. Acceptance is accepted / drafted "
@@ -34,22 +30,16 @@ def write_report(report: Mapping[str, Any], path: Path) -> None:
     """Write `report` (a run's report.json) as HTML to `path`, whole or not at all."""
     text = render(read(report))
     path = Path(path)
-    # In the same folder, because a rename is atomic only within one file system.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # A lone surrogate, legal in JSON, must not cost the whole report.
-        temporary.write_text(text, encoding="utf-8", errors="replace")
-        os.replace(temporary, path)
+        write_whole(path, text.encode("utf-8", errors="replace"))
     except OSError as error:
         raise UserError(f"cannot write the report to {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def render(run: Run) -> str:
     """The whole page."""
-    folder = files(__package__ or "")
     figures: dict[str, Figure] = {}
     rollouts = draw_all(run.timelines)
     body = "\n".join(_body(run, rollouts, figures))
@@ -57,27 +47,7 @@ def render(run: Run) -> str:
         "figures": figures,
         "rollouts": [{"sentence": r.sentence, **r.figure} for r in rollouts],
     }
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{escape(run.name)}</title>
-<link rel="icon" href="data:,">
-<style>
-{(folder / "page.css").read_text(encoding="utf-8")}</style>
-</head>
-<body>
-{body}
-<script type="application/json" id="data">{_json(data)}</script>
-<script>{get_plotlyjs()}</script>
-<script>
-{(folder / "page.js").read_text(encoding="utf-8")}</script>
-</body>
-</html>
-"""
+    return page(run.name, body, data)
 
 
 def _body(run: Run, rollouts: list[Drawn], figures: dict[str, Figure]) -> Iterator[str]:
@@ -171,9 +141,3 @@ def _plain(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value)) or "–"
     return str(value)
-
-
-def _json(data: object) -> str:
-    """JSON for a script element: `<` is written so that no string can end the element."""
-    text = json.dumps(data, allow_nan=False, separators=(",", ":"), ensure_ascii=True)
-    return text.replace("<", "\\u003c")

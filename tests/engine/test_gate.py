@@ -92,6 +92,14 @@ def test_starts_from_a_calibration(model: Path, calibration: Path) -> None:
     assert generate(llm, prompts(2, VOCABULARY), 8)
 
 
+def test_a_gate_that_was_set_aside_goes_on_with_what_it_learned(llm: LLM) -> None:
+    set_gate(llm, mode="auto")
+    learned = gate_of(llm)
+    set_gate(llm, mode="off")
+    set_gate(llm, mode="auto")
+    assert gate_of(llm) is learned
+
+
 def test_a_calibration_can_come_while_the_engine_runs(llm: LLM, calibration: Path) -> None:
     set_gate(llm, mode="auto")
     assert described(llm)["seed"].startswith("probes of ")

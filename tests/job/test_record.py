@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from examples.grpo_math.record import TIMELINES_KEPT, Record, Step, check_writable, rollout_fields, write_atomically
+from examples.grpo_math.record import TIMELINES_KEPT, Record, Step, check_writable, rollout_fields
 from examples.grpo_math.wandb_log import metrics
 from nemo_rl_efficientrollout.errors import UserError
+from nemo_rl_efficientrollout.files import write_whole
 
 FACTS = {"name": "a", "settings": {}, "model": {}, "machine": {}}
 
@@ -94,14 +95,14 @@ def test_a_new_run_of_the_same_name_starts_empty(tmp_path: Path) -> None:
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "report.json"
-    write_atomically(path, "old")
+    write_whole(path, b"old")
 
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        write_atomically(path, "new")
+        write_whole(path, b"new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
 

@@ -148,7 +148,9 @@ def test_other_contents_are_one_line(calibration: Calibration, tmp_path: Path, c
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("text", "expected"), [("{", "not valid JSON"), ("[]", "schema None"), (None, "cannot read")])
+@pytest.mark.parametrize(
+    ("text", "expected"), [("{", "not valid JSON"), ("[]", "holds no JSON object"), (None, "cannot read")]
+)
 def test_files_that_are_none_are_one_line(tmp_path: Path, text: str | None, expected: str) -> None:
     if text is not None:
         (tmp_path / "c.json").write_text(text)

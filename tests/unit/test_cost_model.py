@@ -57,6 +57,13 @@ def test_a_cycle_is_its_parts() -> None:
     )
 
 
+def test_attention_of_a_verification_grows_with_its_queries() -> None:
+    terms = Terms()
+    place = terms.names.index("verify.attention_s_per_ktoken")
+    assert terms.vector("verify", 4, 2000, 7)[place] == pytest.approx(4 * 2.0 * 8)
+    assert terms.vector("plain", 4, 2000)[place] == 0.0
+
+
 def test_every_term_has_a_name_with_a_unit() -> None:
     terms = Terms(("self", "eagle"))
     assert len(terms.names) == len(set(terms.names)) == terms.size
@@ -155,7 +162,7 @@ def test_own_choice_of_points_beats_random_ones() -> None:
     for seed in range(4):
         true = true_model(ridge=60.0)
         timings = sweep(true, seed=seed)
-        chosen = [index for index, _ in choose(timings, 20, ACTIONS)]
+        chosen = list(choose(timings, 20, ACTIONS))
         assert len(set(chosen)) == 20
         assert timings[chosen[0]].kind == "plain"
         own.append(worst_cycle_error(fit([timings[i] for i in chosen]).model, true))
@@ -167,11 +174,11 @@ def test_own_choice_of_points_beats_random_ones() -> None:
 
 def test_choice_looks_at_no_time_that_it_has_not_asked_for() -> None:
     timings = sweep(true_model())
-    chosen = [index for index, _ in choose(timings, 12, ACTIONS)]
+    chosen = list(choose(timings, 12, ACTIONS))
     blind = [
         t if i in chosen else Timing(t.kind, t.batch, t.context, t.draft_length, 123.0) for i, t in enumerate(timings)
     ]
-    assert [index for index, _ in choose(blind, 12, ACTIONS)] == chosen
+    assert list(choose(blind, 12, ACTIONS)) == chosen
 
 
 def test_fit_wants_timings() -> None:

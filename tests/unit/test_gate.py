@@ -101,6 +101,17 @@ def test_probing_is_paid_from_a_share_of_decode_time() -> None:
     assert world.seconds / (world.tokens / load.batch) <= 1.01 * memory_bound(load, 0)
 
 
+def test_plain_decoding_is_measured_again_where_speculation_is_believed_to_pay() -> None:
+    world, gate = engine(0.3, 0.95, noise=0.02), AutoGate(MAX)
+    world.run(gate, Load(1, 1000.0), 300)
+    assert gate.state is State.SPECULATING
+    elsewhere = world.run(gate, Load(8, 1000.0), 40)  # a batch size at which no plain step was ever timed
+    pairs = list(pairwise(elsewhere))
+    assert (0, 0) in pairs[1:], "two plain steps in a row: one of them drafts nothing and verifies nothing"
+    world.verify = lambda load, length: 0.01 * (0.4 if not length else 3.0)  # now drafting is a loss, T_T is lower
+    assert share_speculating(world.run(gate, Load(8, 1000.0), 400)[-100:]) < 0.1
+
+
 def test_learning_waits_for_plain_steps_and_the_trace_says_why() -> None:
     gate, load = AutoGate(MAX), Load(4, 500.0)
     for _ in range(20):

@@ -281,7 +281,7 @@ def test_an_interrupted_fit_leaves_nothing(run, sweep: Path, tmp_path: Path, mon
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("nemo_rl_efficientrollout.gate.design.next_point", interrupt)
+    monkeypatch.setattr("nemo_rl_efficientrollout.gate.design.gains", interrupt)
     done = run("gate", "fit", "--sweep", sweep, "--max-rows", 24, "--out", tmp_path / "c.json")
     assert (done.code, done.out, done.error, list(tmp_path.iterdir())) == (130, "", "", [])
 

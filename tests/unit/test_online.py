@@ -91,6 +91,13 @@ def test_single_outliers_move_nothing() -> None:
     assert tracker.noise < 0.03
 
 
+def test_a_first_outlier_moves_nothing_while_all_is_doubtful() -> None:
+    model = calibrated()
+    tracker, x = Tracker(model), model.terms.vector("plain", 8, 1000)
+    tracker.observe((0, 0), x, 10.0 * float(x @ model.mean))  # compiled for the first time
+    assert (tracker.mean == model.mean).all()
+
+
 def test_a_throttled_clock_is_followed_in_a_few_steps() -> None:
     model = calibrated()
     tracker, x = Tracker(model), model.terms.vector("plain", 8, 1000)

@@ -131,7 +131,7 @@ def test_goals_with_all_rows(tmp_path: Path) -> None:
 
 def test_goals_with_24_rows_of_its_own_choice(tmp_path: Path) -> None:
     timings = sweeps.judged_timings(tmp_path)
-    rows = [timings[i] for i, _ in choose(timings, 24, actions(Measured(timings).draft_lengths))]
+    rows = [timings[i] for i in choose(timings, 24, actions(Measured(timings).draft_lengths))]
     assert len(rows) == 24
     regret = judge(by_model(fit(rows).model), Measured(timings))
     assert regret.mean <= 0.010

@@ -1,0 +1,45 @@
+"""The shell of a page that needs nothing beside itself: style, plotly.js, script and data are inside.
+
+Its content policy forbids any request, so it reads the same offline.
+"""
+
+import json
+from html import escape
+from importlib.resources import files
+from typing import Any
+
+from plotly.offline import get_plotlyjs
+
+POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+
+
+def page(title: str, body: str, data: dict[str, Any]) -> str:
+    """A document of `body`, which is HTML, with `data` for page.js: `figures` by element id, and `rollouts`."""
+    folder = files(__package__ or "")
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{escape(title)}</title>
+<link rel="icon" href="data:,">
+<style>
+{(folder / "page.css").read_text(encoding="utf-8")}</style>
+</head>
+<body>
+{body}
+<script type="application/json" id="data">{_json(data)}</script>
+<script>{get_plotlyjs()}</script>
+<script>
+{(folder / "page.js").read_text(encoding="utf-8")}</script>
+</body>
+</html>
+"""
+
+
+def _json(data: object) -> str:
+    """JSON for a script element: `<` is written so that no string can end the element."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"), ensure_ascii=True)
+    return text.replace("<", "\\u003c")
