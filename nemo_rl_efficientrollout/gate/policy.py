@@ -113,6 +113,7 @@ class AutoGate:
             margin = SWITCH_GAIN + DOUBT * float(self._doubts(load, self._home)[best])
             if merits[best] > merits[self._home] * (1.0 + margin) or speeds[self._home] < 1.0:
                 self._home = best
+                self.probing.hope()
         if self._home and self.probing.confirms_plain(
             load, float(speeds[self._home]), float(cycles[0]), self.tracker.restarts
         ):
@@ -142,6 +143,7 @@ class AutoGate:
 
     def refit(self) -> None:
         """The policy and its drafter have new weights."""
+        self.probing.hope()
         for record in self.acceptance.values():
             record.refit()
 

@@ -10,8 +10,9 @@ import numpy as np
 from .step import Load
 from .terms import Vector
 
-SHARE = 0.008
-"""Share of decode time that probing may cost."""
+SHARE, LEAST_SHARE, CURIOUS_STEPS = 0.008, 0.002, 1024
+"""Share of decode time that probing may cost: less and less once nothing has changed for so many steps, and never below
+the least, which still finds out when a machine or a drafter has changed."""
 HOPE, FEAR = 1.5, 0.25
 """Standard deviations of optimism with which probes are chosen, of pessimism with which they are paid for."""
 LEAST_GAIN = 0.005
@@ -30,15 +31,21 @@ class Probing:
         self.spent = 0.0
         """Seconds of decode time that probes were expected to cost."""
         self._credit = 0.0
+        self._unchanged = 0  # decode steps since something changed
         self._plain_owed = 0
         self._restarts = 0
         self._unseen: dict[int, int] = {}  # decode steps since the last plain one, by level of batch size
 
     def earn(self, load: Load, seconds: float, plain: bool) -> None:
         """A decode step passed."""
-        self._credit += SHARE * seconds
+        self._unchanged += 1
+        self._credit += max(LEAST_SHARE, SHARE * min(1.0, CURIOUS_STEPS / self._unchanged)) * seconds
         level = _level(load)
         self._unseen[level] = 0 if plain else self._unseen.get(level, CONFIRM_EVERY - CONFIRM_SOON) + 1
+
+    def hope(self) -> None:
+        """Something changed, the best action or the drafter: probes may change more."""
+        self._unchanged = 0
 
     def lend(self, seconds: float) -> None:
         """The first look is lent: without it nothing is ever earned by drafting."""
@@ -86,6 +93,8 @@ class Probing:
             if not due and restarts == self._restarts:
                 return False
             self._spend(CONFIRM_STEPS * plain_seconds * max(0.0, 1.0 - 1.0 / speedup))
+            if restarts != self._restarts:
+                self.hope()
             self._plain_owed, self._restarts = CONFIRM_STEPS, restarts
             self._unseen[level] = 0
         self._plain_owed -= 1
