@@ -15,7 +15,7 @@ from .errors import SettingsError, nearest
 KEY = "efficientrollout"
 """The key of this package's block in vLLM's `additional_config` and in NeMo-RL's `policy.generation`."""
 
-FormatName = Literal["int8", "bf16"]
+FormatName = Literal["int4", "int4_symmetric", "int8", "fp8", "fp8_block", "bf16"]
 GateMode = Literal["auto", "fixed", "off", "random"]
 MAX_DRAFT_LENGTH = 32
 """Longest γ accepted. Acceptance α would have to exceed 0.99 for a longer draft to pay at any cost ratio."""
@@ -32,6 +32,10 @@ class DrafterSettings(_Block):
     """Number format of the drafter's linear weights; `bf16` is the identity, for proofs."""
     lm_head: bool = True
     """Quantize the output head too: a fifth of what a drafter reads per token."""
+    simulate: bool = False
+    """Compute with dequantized weights: any format's acceptance on any machine, without its speed."""
+    refresh: Literal["every", "on_evidence"] = "every"
+    """When to re-quantize: at every refit, or only when acceptance was measured to have fallen since the last time."""
 
 
 class DraftLengthSettings(_Block):

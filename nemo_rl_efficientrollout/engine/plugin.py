@@ -69,6 +69,11 @@ def _prepare_worker_process_first(original: Any) -> Any:
 
             install()
         original(worker, vllm_config, *args, **kwargs)
+        if is_enabled(vllm_config):
+            from . import entry_points, sleep
+
+            entry_points.watch(worker)
+            sleep.watch(worker)
 
     return init
 

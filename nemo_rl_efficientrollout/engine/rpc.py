@@ -8,6 +8,7 @@ from safetensors.torch import load as unpack
 from safetensors.torch import save as pack
 
 from ..errors import UserError
+from .entry_points import REFITS
 
 if TYPE_CHECKING:
     from .self_speculation import SelfSpeculation
@@ -25,6 +26,7 @@ def efficientrollout_stats(worker: Any) -> dict[str, Any]:
     return {
         "policy_version": refit.policy_version,
         "drafter_version": refit.drafter_version,
+        "drafter_problem": refit.problem,
         "requantize_seconds": refit.requantize_seconds,
     }
 
@@ -40,6 +42,11 @@ def efficientrollout_requantize(worker: Any) -> dict[str, Any]:
     """Rebuild the drafter from the policy's present weights, after they were changed by other means."""
     _state(worker).requantize()
     return efficientrollout_stats(worker)
+
+
+def efficientrollout_refresh(worker: Any, needed: bool) -> None:
+    """Setting `drafter.refresh: on_evidence`: whether the drafter must be made anew. Asked by the engine core."""
+    _state(worker).refresh(needed)
 
 
 def efficientrollout_set_gate(worker: Any, gate: Mapping[str, Any]) -> None:
@@ -74,6 +81,7 @@ WORKER_METHODS = (
     efficientrollout_stats,
     efficientrollout_load_weights,
     efficientrollout_requantize,
+    efficientrollout_refresh,
     efficientrollout_set_gate,
     efficientrollout_timeline,
     efficientrollout_gate,
@@ -99,11 +107,16 @@ def answer_in_engine_core(original: Any) -> Any:
             return [scheduler.ledger.take_timeline()]
         if method == efficientrollout_gate.__name__:
             return [scheduler.describe_gate()]
+        refits = method == efficientrollout_load_weights.__name__ or method in REFITS
         try:
             answers = original(core, method, timeout, args, kwargs)
+            if refits:
+                needed = scheduler.evidence.drafter_is_worse()
+                original(core, efficientrollout_refresh.__name__, timeout, (needed,))
         finally:
             if method == efficientrollout_load_weights.__name__:
                 core.reset_prefix_cache()  # cached keys and values belong to the old weights
+            if refits:
                 scheduler.refit()
         if method in _WITH_COUNTERS:
             return [answer | scheduler.ledger.counters() for answer in answers]

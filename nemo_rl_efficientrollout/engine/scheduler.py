@@ -9,6 +9,7 @@ from vllm.v1.outputs import ModelRunnerOutput
 
 from ..config import KEY, GateSettings, read_gate, read_settings
 from ..gate import AutoGate, Gate, Load, Step, make_gate
+from ..gate.evidence import Evidence
 from .ledger import Ledger
 from .plugin import require_active
 from .seeding import Seed, find_seed, take_probe
@@ -38,6 +39,7 @@ class DraftLengthScheduler(Scheduler):
         self._auto: AutoGate | None = None
         self.gate = self._make_gate(settings.gate)
         self.ledger = Ledger(self.num_spec_tokens)
+        self.evidence = Evidence()
         self.dynamic_sd_lookup = _AskGate(self)  # type: ignore[assignment]
         self._schedule_started = 0.0
 
@@ -80,6 +82,7 @@ class DraftLengthScheduler(Scheduler):
             if self.gate.learns:
                 self.gate.observe(step)
             self.ledger.record(step, now)
+            self.evidence.observe(step.drafted, step.accepted)
         return super().update_from_output(scheduler_output, model_runner_output)
 
     def load(self) -> Load:

@@ -9,8 +9,8 @@ import torch
 from vllm.config import VllmConfig
 from vllm.logger import init_logger
 
-from ..config import Settings
-from ..drafter.formats import int8
+from ..config import DrafterSettings, Settings
+from ..drafter.formats import format_named
 from ..errors import UserError
 from ..gate import AutoGate
 from ..gate.calibration import check_matches, load
@@ -128,7 +128,7 @@ def _probe_rows(config: VllmConfig, max_draft_length: int) -> int:
 
 
 def _prior(settings: Settings, config: VllmConfig, answer: Mapping[str, Any]) -> Prior:
-    ratio = _BYTE_RATIOS[settings.drafter.format]
+    ratio = byte_ratio(settings.drafter)
     constants = model_constants(config, ratio)
     curve = tuple((point["rows"], point["seconds"]) for point in answer["curves"]["bf16"])
     efficiency = 1.0 if ratio == 1.0 else KERNEL_EFFICIENCY
@@ -152,5 +152,10 @@ def _ridge(answer: Mapping[str, Any]) -> str:
     return f"more than {most}" if ridge is None else f"{ridge:.0f}"
 
 
-_BYTE_RATIOS = {"int8": int8.BYTES_PER_WEIGHT / 2.0, "bf16": 1.0}
-"""Bytes of a drafter weight over those of a BF16 one."""
+def byte_ratio(drafter: DrafterSettings) -> float:
+    """Bytes of a drafter weight, scales included, over those of a BF16 one."""
+    rows, columns = _TYPICAL_WEIGHT
+    return 1.0 if drafter.simulate else format_named(drafter.format).bytes(rows, columns) / (2.0 * rows * columns)
+
+
+_TYPICAL_WEIGHT = (4096, 4096)

@@ -1,20 +1,25 @@
 """The worker's part that outlives a step: the policy, its twin, and which version each has."""
 
+import time
 from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from vllm.config import VllmConfig
 from vllm.logger import init_logger
 
 from ..config import KEY, read_settings
 from ..errors import UnsupportedError
+from .arrival import Arrival
 from .compat import cpu_weights
 from .refit import Refit
+from .requantizer import Requantizer
 from .twin import Twin, build_twin
 
 logger = init_logger("vllm.efficientrollout")
+QUANTIZER_ERRORS = (RuntimeError, ValueError, MemoryError, UnsupportedError)
+"""What re-quantization may die of (no memory, no kernel, a fault) while the policy is well."""
 
 
 class SelfSpeculation:
@@ -26,21 +31,33 @@ class SelfSpeculation:
         self.refit = Refit()
         self.twin: Twin | None = None
         self._target: Any = None
+        self._requantizer: Requantizer | None = None
+        self._arrival: Arrival | None = None
+        self._whole = False
+        self._level = 0  # of sleep
 
     @property
     def ready(self) -> bool:
         """Whether drafting is allowed: a twin exists and was made from the policy's present weights."""
-        return self.twin is not None and self.refit.fresh
+        return self.twin is not None and self.refit.may_draft
 
     def adopt(self, target: nn.Module) -> None:
-        """Build the twin of a loaded policy, and watch the policy's weights from now on."""
+        """Build and fill the twin of a loaded policy, and watch the policy's weights from now on."""
         self._target = target
         self._load_target = self._target.load_weights
-        self._target.load_weights = self._load_and_mark_stale
+        self._target.load_weights = self._load_and_take_note
         try:
-            self.refit.rebuild(self._build)
+            twin = build_twin(self._config, target, self._settings.drafter)
+            self._requantizer = Requantizer(twin.quantized, next(target.parameters()).device)
+            self.twin = twin
+            self.requantize()
         except (UnsupportedError, torch.OutOfMemoryError, MemoryError) as error:
             self.decode_plainly(str(error).splitlines()[0] if str(error) else type(error).__name__)
+
+    def rehouse(self) -> None:
+        """Move what the drafter owns to memory that is allocated now."""
+        for layer in self.twin.quantized if self.twin else ():
+            layer.method.rehouse()
 
     def decode_plainly(self, reason: str) -> None:
         """Give the drafter up for good. Raises UnsupportedError instead when the settings are strict."""
@@ -49,20 +66,117 @@ class SelfSpeculation:
             raise UnsupportedError(f"EfficientRollout cannot run and strict is set: {reason}")
         logger.warning("EfficientRollout is off, decoding plainly: %s", reason)
 
-    def load_weights(self, named: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Refit: new weights into the policy, then into the drafter. Until both are done, γ is 0."""
-        self._target.load_weights(named)
+    # A refit
+
+    def begin_refit(self, whole: bool) -> None:
+        """Weights start to change. `whole`: every tensor will arrive through `load_weights`."""
+        if self._arrival is not None:  # the last one was given up without a word, or this is its second call
+            self._whole = self._whole and whole
+            return
+        self.refit.begin()
+        self._whole = whole
+        if self.twin is not None and self._requantizer is not None:
+            self._arrival = Arrival(self._target, self.twin.quantized)
+            self._requantizer.start()
+
+    def fail_refit(self, reason: str) -> None:
+        """Weights stopped arriving half-way: no drafting until a later refit is complete."""
+        if self._arrival is not None:
+            self._arrival = None
+            cpu_weights.pack_again(self._target)
+        self.refit.fail(reason)
+        logger.error("EfficientRollout drafts no more: %s. The next complete refit heals it", self.refit.problem)
+
+    def finish_refit(self) -> None:
+        """The policy is whole again: quantize what is left and compare what arrived with what should have."""
+        arrival, self._arrival = self._arrival, None
         cpu_weights.pack_again(self._target)
-        self.requantize()
+        problems = arrival.problems(self._whole) if arrival is not None else []
+        if problems:
+            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+            self.fail_refit(problems[0] + more)
+        elif self._settings.drafter.refresh == "on_evidence" and self.refit.drafter_version >= 0:
+            self.refit.fail("waiting for a word whether the drafter is still good enough")
+        else:
+            self._complete()
+
+    def refresh(self, needed: bool) -> None:
+        """Setting `drafter.refresh` is `on_evidence`: whether acceptance has fallen since the drafter was made."""
+        if self.twin is None or self._arrival is not None or self._settings.drafter.refresh == "every":
+            return
+        if needed:
+            self.requantize()
+        else:
+            self.refit.keep()
+
+    def load_weights(self, named: Iterable[tuple[str, Tensor]]) -> None:
+        """Refit: new weights into the policy, then into the drafter. Until both are done, γ is 0."""
+        self.begin_refit(whole=True)
+        try:
+            self._target.load_weights(named)
+        except BaseException as error:
+            self.fail_refit(f"loading raised {type(error).__name__}: {error}")
+            raise
+        self.finish_refit()
 
     def requantize(self) -> None:
         """Rebuild the drafter from the policy's present weights."""
-        if self.twin is not None:
-            self.refit.rebuild(self.twin.requantize)
+        self._arrival = None
+        if self._requantizer is not None:
+            self._requantizer.start()
+        self._complete()
 
-    def _build(self) -> None:
-        self.twin = build_twin(self._config, self._target, self._settings.drafter)
+    def _complete(self) -> None:
+        if self.twin is None or self._requantizer is None:
+            return
+        started = time.perf_counter()
+        try:
+            bad = self._requantizer.finish()
+        except QUANTIZER_ERRORS as error:
+            self._spare_the_policy(error)
+        else:
+            self._conclude(bad, time.perf_counter() - started)
 
-    def _load_and_mark_stale(self, weights: Any, *args: Any, **kwargs: Any) -> Any:
-        self.refit.policy_changes()
-        return self._load_target(weights, *args, **kwargs)
+    def _conclude(self, bad: list[str], seconds: float) -> None:
+        if bad:
+            self.fail_refit(f"layer '{bad[0]}' holds NaN or infinity")
+        else:
+            self.refit.succeed(seconds)
+
+    def _spare_the_policy(self, error: Exception) -> None:
+        """The drafter could not be made; the policy's refit goes on without it."""
+        self.fail_refit(f"re-quantization raised {type(error).__name__}: {error}")
+        if self._settings.strict:
+            raise error
+
+    def _load_and_take_note(self, weights: Any, *args: Any, **kwargs: Any) -> Any:
+        """Stands in place of the policy's `load_weights`: the buckets of a refit, or weights from elsewhere."""
+        if self._arrival is None:
+            self.refit.begin()
+            self.refit.fail("weights were loaded by a way that is not known to be complete: call requantize")
+            return self._load_target(weights, *args, **kwargs)
+        answer = self._load_target(self._arrival.watch(weights), *args, **kwargs)
+        complete = self._arrival.take_complete()
+        if self._requantizer is not None and self._settings.drafter.refresh == "every":
+            try:
+                self._requantizer.quantize(complete)
+            except QUANTIZER_ERRORS as error:
+                self._arrival.note_problem(f"re-quantization raised {type(error).__name__}: {error}")
+                if self._settings.strict:
+                    raise
+        return answer
+
+    # Sleep
+
+    def sleep(self, level: int) -> None:
+        """The engine gives its memory back; from level 2 on the policy's weights are lost."""
+        self._level = level
+        self.refit.sleep()
+
+    def wake_up(self) -> None:
+        """The policy's memory is back."""
+        level, self._level = self._level, 0
+        if level == 1:
+            self.requantize()
+        elif level > 1:
+            self.refit.fail("its weights were discarded by sleep level 2, and were not sent since")

@@ -6,26 +6,50 @@ weights are new, and with format `bf16` not even those.
 """
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from vllm.compilation.backends import set_model_tag
 from vllm.config import VllmConfig
+from vllm.logger import init_logger
 from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
 from vllm.model_executor.layers.fused_moe import RoutedExperts
 from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
 from vllm.model_executor.layers.logits_processor import LogitsProcessor
-from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, UnquantizedEmbeddingMethod
 from vllm.model_executor.model_loader.utils import initialize_model
 from vllm.utils.torch_utils import set_default_torch_dtype
 
 from ..config import KEY, DrafterSettings
+from ..drafter.formats import Quantized, format_named
 from ..errors import UnsupportedError
-from .linear import DraftLinear, Int8Linear
+from .kernels import DraftLinear, new_linear
 
 PREFIX = "efficientrollout_twin"
+logger = init_logger("vllm.efficientrollout")
+
+
+@dataclass(frozen=True, slots=True)
+class DraftLayer:
+    """A layer of the policy and its quantized copy."""
+
+    path: str
+    """Of the policy's layer, such as `model.layers.0.self_attn.qkv_proj`."""
+    source: Any
+    layer: nn.Module
+    method: DraftLinear
+
+    def refill(self) -> Tensor:
+        """Quantize the policy's present weight; returns whether all of it was finite, a scalar on the device."""
+        return self.method.refill(self.layer, self.source.weight)
+
+    def fill(self, quantized: Quantized) -> None:
+        """Take a weight that was quantized elsewhere."""
+        self.method.fill(self.layer, quantized, self.source.weight.dtype)
 
 
 @dataclass
@@ -35,18 +59,16 @@ class Twin:
     model: nn.Module
     attention_names: set[str]
     """Names of the target's attention layers, which are the twin's as well."""
-    quantized: list[tuple[nn.Module, nn.Module, DraftLinear]] = field(default_factory=list)
-    """(the policy's layer, the twin's layer, its method)."""
+    quantized: list[DraftLayer] = field(default_factory=list)
 
-    @torch.inference_mode()
-    def requantize(self) -> None:
-        """Refill every weight of the drafter from the policy's present weights, in place."""
-        for source, layer, method in self.quantized:
-            method.refill(layer, source.weight)  # type: ignore[arg-type]
+    def tensors(self) -> Iterator[Tensor]:
+        """What the drafter owns."""
+        for layer in self.quantized:
+            yield from layer.method.tensors()
 
 
 def build_twin(vllm_config: VllmConfig, target: nn.Module, settings: DrafterSettings) -> Twin:
-    """Build and fill the twin of `target`.
+    """Build the twin of `target`; its quantized layers are empty until they are filled.
 
     Raises:
         UnsupportedError: naming what of this model or set-up the twin cannot share.
@@ -61,7 +83,6 @@ def build_twin(vllm_config: VllmConfig, target: nn.Module, settings: DrafterSett
     parts = dict(target.named_modules(remove_duplicate=False))
     _share_parts(twin, twin.model, parts, settings, path="")
     _refuse_unfilled(twin.model)
-    twin.requantize()
     return twin
 
 
@@ -93,38 +114,50 @@ def _share_parts(
         source = parts.get(here)
         if source is None:
             raise UnsupportedError(f"the policy has no layer '{here}' for the drafter to share")
-        quantize = settings.format != "bf16"
-        if quantize and isinstance(child, LinearBase):
-            _own_weight(twin, child, source)
-        elif quantize and isinstance(child, ParallelLMHead) and settings.lm_head:
-            setattr(module, name, _own_head(twin, module, source))
+        if isinstance(child, LinearBase) and _can_quantize(here, source, settings):
+            _own_weight(twin, here, child, source, settings)
+        elif isinstance(child, ParallelLMHead) and settings.lm_head and _can_quantize(here, source, settings):
+            setattr(module, name, _own_head(twin, here, source, settings))
         elif isinstance(child, Attention | LinearBase | LogitsProcessor) or not any(child.children()):
             setattr(module, name, source)
         else:
             _share_parts(twin, child, parts, settings, f"{here}.")
 
 
-def _own_weight(twin: Twin, layer: LinearBase, source: nn.Module) -> None:
-    if not isinstance(source.quant_method, UnquantizedLinearMethod):
+def _can_quantize(path: str, source: Any, settings: DrafterSettings) -> bool:
+    """Whether the format's kernels take this layer. One that they do not take is shared with the policy."""
+    if settings.format == "bf16":
+        return False
+    if not isinstance(source.quant_method, UnquantizedLinearMethod | UnquantizedEmbeddingMethod):
         raise UnsupportedError(
-            f"layer '{layer.prefix}' of the policy is quantized already ({type(source.quant_method).__name__}):"
+            f"layer '{path}' of the policy is quantized already ({type(source.quant_method).__name__}):"
             " serve the policy unquantized, or set drafter.format to 'bf16'"
         )
+    rows, columns = source.weight.shape
+    form = format_named(settings.format)
+    parts = getattr(source, "output_partition_sizes", None) or [rows]  # q, k and v; gate and up
+    refusal = next(filter(None, (form.refusal(part, columns) for part in parts)), None)
+    if refusal is not None:
+        logger.warning("The drafter computes layer '%s' as the policy does: %s for %s", path, refusal, form.name)
+    return refusal is None
+
+
+def _own_weight(twin: Twin, path: str, layer: LinearBase, source: nn.Module, settings: DrafterSettings) -> None:
     for name in list(layer._parameters):
         delattr(layer, name)
     layer.register_parameter("bias", source.bias)  # type: ignore[arg-type]
-    method = Int8Linear()
+    method = new_linear(settings)
     layer.quant_method = method
-    twin.quantized.append((source, layer, method))
+    twin.quantized.append(DraftLayer(path, source, layer, method))
 
 
-def _own_head(twin: Twin, module: nn.Module, source: nn.Module) -> nn.Module:
+def _own_head(twin: Twin, path: str, source: nn.Module, settings: DrafterSettings) -> nn.Module:
     """A head with the target's geometry and its own weight. A head that is tied to the embedding is untied by this."""
     head = copy.copy(source)
     head._parameters = {"bias": source._parameters.get("bias")}
-    method = Int8Linear()
+    method = new_linear(settings)
     head.quant_method = method  # type: ignore[assignment]
-    twin.quantized.append((source, head, method))
+    twin.quantized.append(DraftLayer(path, source, head, method))
     return head
 
 

@@ -66,10 +66,10 @@ def test_stale_drafter_never_drafts_and_requantizing_heals_it(models: Any) -> No
     old, new = models("qwen3", False, 0), models("qwen3", False, 1)
     llm = start(old, SETTINGS)
     state = worker_state(llm)
-    requantize = state.requantize
-    state.requantize = lambda: None  # the fault: a refit that forgets the drafter
+    complete = state._complete
+    state._complete = lambda: None  # the fault: a refit that forgets the drafter
     refit(llm, weights_of(new))
-    state.requantize = requantize
+    state._complete = complete
 
     tokens, rate = acceptance(llm)
     assert rate is None  # γ stayed 0
@@ -114,10 +114,10 @@ def test_refit_replaces_every_drafter_tensor_in_place(models: Any) -> None:
     old, new = models("qwen3", False, 0), models("qwen3", False, 1)
     llm = start(old, SETTINGS)
     twin = worker_state(llm).twin
-    names = {name for name, module in twin.model.named_modules() if any(module is own for _, own, _ in twin.quantized)}
+    names = {name for name, module in twin.model.named_modules() if any(module is own.layer for own in twin.quantized)}
     linears = {f"model.layers.{layer}.{part}" for layer in range(2) for part in PARTS}
     assert names == linears | {"lm_head"}
-    tensors = [tensor for _, _, method in twin.quantized for tensor in method.tensors()]
+    tensors = list(twin.tensors())
     addresses = [tensor.data_ptr() for tensor in tensors]
     values = [tensor.clone() for tensor in tensors]
     refit(llm, weights_of(new))

@@ -1,39 +1,36 @@
 """int8: symmetric weights with one scale per output channel; activations are quantized per token by the kernel."""
 
-from typing import NamedTuple
-
 import torch
+from torch import Tensor
 
-BYTES_PER_WEIGHT = 1.0
-"""Scales add 4 bytes per output channel of K weights: 0.1 % at K = 4096."""
+from .format import Block, Extent, Format, Quantized, join, quotient, split, spread
+
 LEVELS = 127
 
 
-class Int8Weight(NamedTuple):
-    """A quantized weight matrix: weight ≈ scale * data."""
+class Int8(Format):
+    """Round to nearest (ties to even) after dividing each output channel by max|w| / 127."""
 
-    data: torch.Tensor
-    """int8 [N, K], values in -127…127."""
-    scale: torch.Tensor
-    """float32 [N, 1]."""
+    name = "int8"
+    hardware = "NVIDIA GPUs from compute capability 7.5 to 9.0 (CUTLASS); CPUs (oneDNN)"
+    bits = 8
+    scale_bits = 32
+    worst_error = 0.5001
+    """Half a level, and float32 rounding."""
 
+    def block(self, columns: int) -> Block:
+        return Block(1, columns)
 
-def quantize(weight: torch.Tensor) -> Int8Weight:
-    """Round to nearest (ties to even) after dividing each output channel by max|w| / 127.
+    def encode(self, weight: Tensor, extent: Extent) -> Quantized:
+        scale = nonzero(quotient(extent.magnitude, LEVELS))
+        blocks = split(weight, self.block(weight.shape[1]))
+        data = (blocks / spread(scale)).round().clamp(-LEVELS, LEVELS).to(torch.int8)
+        return Quantized(join(data, *weight.shape), scale)
 
-    Args:
-        weight: [N, K], any floating dtype and device.
-
-    Error: |weight - dequantize| ≤ scale / 2 element by element, up to float32 rounding.
-    A channel of zeros gets scale 1 and stays zero.
-    """
-    values = weight.float()
-    scale = values.abs().amax(dim=1, keepdim=True) / LEVELS
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    data = (values / scale).round().clamp(-LEVELS, LEVELS).to(torch.int8)
-    return Int8Weight(data, scale)
+    def dequantize(self, quantized: Quantized) -> Tensor:
+        return quantized.data.float() * quantized.scale
 
 
-def dequantize(quantized: Int8Weight) -> torch.Tensor:
-    """float32 [N, K]: the weights that the drafter computes with."""
-    return quantized.data.float() * quantized.scale
+def nonzero(scale: Tensor) -> Tensor:
+    """A block of zeros gets scale 1 and stays zero."""
+    return torch.where(scale == 0, torch.ones_like(scale), scale)
