@@ -34,8 +34,24 @@ class DrafterSettings(_Block):
     """Quantize the output head too: a fifth of what a drafter reads per token."""
     simulate: bool = False
     """Compute with dequantized weights: any format's acceptance on any machine, without its speed."""
+
+
+class RefitSettings(_Block):
+    """How the drafter follows the policy."""
+
     refresh: Literal["every", "on_evidence"] = "every"
     """When to re-quantize: at every refit, or only when acceptance was measured to have fallen since the last time."""
+    quantize_on: Literal["engine", "trainer"] = "engine"
+    """Who quantizes: the engine what arrives, or the trainer, which sends the drafter's weights in the same stream."""
+
+    @model_validator(mode="after")
+    def _trainer_sends_every_time(self) -> "RefitSettings":
+        if self.quantize_on == "trainer" and self.refresh != "every":
+            raise ValueError(
+                "refit.refresh is 'on_evidence', but with refit.quantize_on 'trainer' every refit brings a"
+                " drafter: set it to 'every'"
+            )
+        return self
 
 
 class DraftLengthSettings(_Block):
@@ -73,6 +89,7 @@ class Settings(_Block):
     """All settings of EfficientRollout."""
 
     drafter: DrafterSettings = DrafterSettings()
+    refit: RefitSettings = RefitSettings()
     draft_length: DraftLengthSettings = DraftLengthSettings()
     gate: GateSettings = GateSettings()
     strict: bool = False

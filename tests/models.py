@@ -19,7 +19,7 @@ def save_tiny_model(
     seed: int = 0,
     sharpness: float = 1.0,
 ) -> Path:
-    """Write a random `family` ('llama', 'qwen2', 'qwen3') model without tokenizer and return `directory`.
+    """Write a random `family` ('llama', 'qwen2', 'qwen3', 'gemma3', 'mistral', 'mixtral', 'qwen3_moe') model.
 
     `sharpness` scales the output head: random heads give flat distributions, which test little.
     """
@@ -39,9 +39,17 @@ def save_tiny_model(
     }
     if family == "qwen2":
         del shape["head_dim"]
-    prefix = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}[family]
+    if family in ("qwen3_moe", "mixtral"):
+        shape |= {"num_experts_per_tok": 2, ("num_experts" if family == "qwen3_moe" else "num_local_experts"): 4}
+    if family == "qwen3_moe":
+        shape |= {"moe_intermediate_size": hidden, "norm_topk_prob": True}
+    if family in ("mistral", "gemma3"):
+        shape |= {"sliding_window": 64}
+    if family == "gemma3":
+        shape |= {"layer_types": ["sliding_attention", "full_attention"] * (layers // 2), "pad_token_id": 0}
+    prefix = {"qwen3_moe": "Qwen3Moe"}.get(family, family.capitalize())
     torch.manual_seed(seed)
-    config = getattr(transformers, f"{prefix}Config")(**shape)
+    config = getattr(transformers, "Gemma3TextConfig" if family == "gemma3" else f"{prefix}Config")(**shape)
     model = getattr(transformers, f"{prefix}ForCausalLM")(config)
     with torch.no_grad():
         for parameter in model.parameters():

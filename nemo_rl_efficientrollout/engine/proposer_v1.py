@@ -36,7 +36,8 @@ class TwinProposer(DraftModelProposer):
         groups = [set(group.layer_names) for group in kv_cache_config.kv_cache_groups]
         if self.state.twin is not None and not any(self._draft_attn_layer_names <= g for g in groups):
             self.state.decode_plainly(
-                "this model's attention layers use several KV-cache groups (sliding window and full attention)"
+                "this model's attention layers use several KV-cache groups (sliding window and full attention): set"
+                " disable_hybrid_kv_cache_manager to true"
             )
         if self.state.twin is not None:
             super().initialize_attn_backend(kv_cache_config, kernel_block_sizes)

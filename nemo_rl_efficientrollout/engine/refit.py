@@ -20,7 +20,7 @@ class Refit:
     problem: str = "the drafter was not filled yet"
     """Why the drafter must not draft; empty if it may."""
     requantize_seconds: float = 0.0
-    """Of the last re-quantization that was waited for: what overlapped with the arrival of weights does not count."""
+    """By which making the drafter prolonged the last refit."""
 
     @property
     def may_draft(self) -> bool:

@@ -1,11 +1,13 @@
 """Quantizes layers of the policy into the drafter, beside the stream on which weights arrive."""
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from ..drafter.formats import Quantized
 from .arrival import not_finite
 from .twin import DraftLayer
 
@@ -17,24 +19,42 @@ class Requantizer:
         self._layers = layers
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._finite: dict[str, Tensor] = {}
+        self.seconds = 0.0
+        """Wall time that this refit has spent here: without what the device did beside the arrival of weights."""
 
     def start(self) -> None:
         """A refit begins: no layer is up to date."""
-        self._finite = {}
+        self._finite, self.seconds = {}, 0.0
 
     @torch.inference_mode()
     def quantize(self, layers: Sequence[DraftLayer]) -> None:
         """Refill `layers` from weights whose last copy is queued on the present stream. Does not wait."""
-        with self._beside():
+        with self._timed(), self._beside():
             for layer in layers:
                 self._finite[layer.path] = layer.refill()
+
+    @torch.inference_mode()
+    def fill(self, filled: Sequence[tuple[DraftLayer, list[Quantized]]]) -> None:
+        """Put in weights that were quantized elsewhere. Does not wait."""
+        with self._timed(), self._beside():
+            for layer, matrices in filled:
+                self._finite[layer.path] = layer.fill(matrices)
 
     def finish(self) -> list[str]:
         """Refill what is left, and wait. Returns the paths of layers that hold NaN or infinity."""
         self.quantize([layer for layer in self._layers if layer.path not in self._finite])
-        if self._stream is not None:
-            torch.cuda.current_stream().wait_stream(self._stream)
-        return not_finite(self._finite)
+        with self._timed():
+            if self._stream is not None:
+                torch.cuda.current_stream().wait_stream(self._stream)
+            return not_finite(self._finite)
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - started
 
     @contextmanager
     def _beside(self) -> Iterator[None]:

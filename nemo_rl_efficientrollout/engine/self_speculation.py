@@ -1,6 +1,5 @@
 """The worker's part that outlives a step: the policy, its twin, and which version each has."""
 
-import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,12 +9,14 @@ from vllm.config import VllmConfig
 from vllm.logger import init_logger
 
 from ..config import KEY, read_settings
+from ..drafter.formats import format_named
 from ..errors import UnsupportedError
 from .arrival import Arrival
 from .compat import cpu_weights
+from .parcels import Parcels
 from .refit import Refit
 from .requantizer import Requantizer
-from .twin import Twin, build_twin
+from .twin import DraftLayer, Twin, build_twin
 
 logger = init_logger("vllm.efficientrollout")
 QUANTIZER_ERRORS = (RuntimeError, ValueError, MemoryError, UnsupportedError)
@@ -33,6 +34,7 @@ class SelfSpeculation:
         self._target: Any = None
         self._requantizer: Requantizer | None = None
         self._arrival: Arrival | None = None
+        self._parcels: Parcels | None = None
         self._whole = False
         self._level = 0  # of sleep
 
@@ -47,12 +49,20 @@ class SelfSpeculation:
         self._load_target = self._target.load_weights
         self._target.load_weights = self._load_and_take_note
         try:
+            self._refuse_shares_of_parcels()
             twin = build_twin(self._config, target, self._settings.drafter)
             self._requantizer = Requantizer(twin.quantized, next(target.parameters()).device)
             self.twin = twin
             self.requantize()
         except (UnsupportedError, torch.OutOfMemoryError, MemoryError) as error:
             self.decode_plainly(str(error).splitlines()[0] if str(error) else type(error).__name__)
+
+    def _refuse_shares_of_parcels(self) -> None:
+        if self._settings.refit.quantize_on == "trainer" and self._config.parallel_config.tensor_parallel_size > 1:
+            raise UnsupportedError(
+                "refit.quantize_on is 'trainer', whose weights are whole, but tensor_parallel_size is"
+                f" {self._config.parallel_config.tensor_parallel_size}: set refit.quantize_on to 'engine'"
+            )
 
     def rehouse(self) -> None:
         """Move what the drafter owns to memory that is allocated now."""
@@ -77,6 +87,7 @@ class SelfSpeculation:
         self._whole = whole
         if self.twin is not None and self._requantizer is not None:
             self._arrival = Arrival(self._target, self.twin.quantized)
+            self._parcels = self._expect_parcels()
             self._requantizer.start()
 
     def fail_refit(self, reason: str) -> None:
@@ -92,17 +103,19 @@ class SelfSpeculation:
         arrival, self._arrival = self._arrival, None
         cpu_weights.pack_again(self._target)
         problems = arrival.problems(self._whole) if arrival is not None else []
+        parcels, self._parcels = self._parcels, None
+        problems += parcels.problems() if parcels is not None else []
         if problems:
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
             self.fail_refit(problems[0] + more)
-        elif self._settings.drafter.refresh == "on_evidence" and self.refit.drafter_version >= 0:
+        elif self._settings.refit.refresh == "on_evidence" and self.refit.drafter_version >= 0:
             self.refit.fail("waiting for a word whether the drafter is still good enough")
         else:
             self._complete()
 
     def refresh(self, needed: bool) -> None:
         """Setting `drafter.refresh` is `on_evidence`: whether acceptance has fallen since the drafter was made."""
-        if self.twin is None or self._arrival is not None or self._settings.drafter.refresh == "every":
+        if self.twin is None or self._arrival is not None or self._settings.refit.refresh == "every":
             return
         if needed:
             self.requantize()
@@ -129,19 +142,15 @@ class SelfSpeculation:
     def _complete(self) -> None:
         if self.twin is None or self._requantizer is None:
             return
-        started = time.perf_counter()
         try:
             bad = self._requantizer.finish()
         except QUANTIZER_ERRORS as error:
             self._spare_the_policy(error)
-        else:
-            self._conclude(bad, time.perf_counter() - started)
-
-    def _conclude(self, bad: list[str], seconds: float) -> None:
+            return
         if bad:
             self.fail_refit(f"layer '{bad[0]}' holds NaN or infinity")
         else:
-            self.refit.succeed(seconds)
+            self.refit.succeed(self._requantizer.seconds)
 
     def _spare_the_policy(self, error: Exception) -> None:
         """The drafter could not be made; the policy's refit goes on without it."""
@@ -155,16 +164,30 @@ class SelfSpeculation:
             self.refit.begin()
             self.refit.fail("weights were loaded by a way that is not known to be complete: call requantize")
             return self._load_target(weights, *args, **kwargs)
+        if self._parcels is not None:
+            weights = self._parcels.split_off(weights)
         answer = self._load_target(self._arrival.watch(weights), *args, **kwargs)
-        complete = self._arrival.take_complete()
-        if self._requantizer is not None and self._settings.drafter.refresh == "every":
-            try:
-                self._requantizer.quantize(complete)
-            except QUANTIZER_ERRORS as error:
-                self._arrival.note_problem(f"re-quantization raised {type(error).__name__}: {error}")
-                if self._settings.strict:
-                    raise
+        try:
+            self._quantize_arrived(self._arrival.take_complete())
+        except QUANTIZER_ERRORS as error:
+            self._arrival.note_problem(f"re-quantization raised {type(error).__name__}: {error}")
+            if self._settings.strict:
+                raise
         return answer
+
+    def _quantize_arrived(self, complete: list[DraftLayer]) -> None:
+        assert self._requantizer is not None
+        if self._parcels is not None:
+            self._requantizer.fill(self._parcels.take_complete())
+        elif self._settings.refit.refresh == "every":
+            self._requantizer.quantize(complete)
+
+    def _expect_parcels(self) -> Parcels | None:
+        """What collects the drafter's weights where the trainer quantizes them."""
+        settings = self._settings
+        if self.twin is None or settings.refit.quantize_on == "engine":
+            return None
+        return Parcels(self._target, self.twin.quantized, format_named(settings.drafter.format))
 
     # Sleep
 

@@ -17,7 +17,8 @@ from vllm.config import VllmConfig
 from vllm.logger import init_logger
 from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
-from vllm.model_executor.layers.fused_moe import RoutedExperts
+from vllm.model_executor.layers.fused_moe.router.gate_linear import GateLinear
+from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
 from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
 from vllm.model_executor.layers.logits_processor import LogitsProcessor
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, UnquantizedEmbeddingMethod
@@ -27,9 +28,11 @@ from vllm.utils.torch_utils import set_default_torch_dtype
 from ..config import KEY, DrafterSettings
 from ..drafter.formats import Quantized, format_named
 from ..errors import UnsupportedError
-from .kernels import DraftLinear, new_linear
+from .kernels import DraftExperts, DraftLinear, new_experts, new_linear
 
 PREFIX = "efficientrollout_twin"
+LEAST_ROWS = 16
+"""Output channels below which a layer is a switch: to quantize it saves nothing."""
 logger = init_logger("vllm.efficientrollout")
 
 
@@ -41,15 +44,16 @@ class DraftLayer:
     """Of the policy's layer, such as `model.layers.0.self_attn.qkv_proj`."""
     source: Any
     layer: nn.Module
-    method: DraftLinear
+    method: DraftLinear | DraftExperts
 
     def refill(self) -> Tensor:
-        """Quantize the policy's present weight; returns whether all of it was finite, a scalar on the device."""
-        return self.method.refill(self.layer, self.source.weight)
+        """Quantize the policy's present weights; returns whether all were finite, a scalar on the device."""
+        return self.method.refill(self.source)
 
-    def fill(self, quantized: Quantized) -> None:
-        """Take a weight that was quantized elsewhere."""
-        self.method.fill(self.layer, quantized, self.source.weight.dtype)
+    def fill(self, matrices: list[Quantized]) -> Tensor:
+        """Take weights that were quantized elsewhere: of a linear layer one, of experts w13 of each, then w2 of each.
+        Returns whether all were finite, a scalar on the device."""
+        return self.method.fill(matrices, self.source)
 
 
 @dataclass
@@ -79,7 +83,8 @@ def build_twin(vllm_config: VllmConfig, target: nn.Module, settings: DrafterSett
     registered = set(forward_context)
     twin = Twin(_empty_copy(vllm_config), attention)
     for name in set(forward_context) - registered:
-        del forward_context[name]
+        if not isinstance(forward_context[name], MoERunner):  # which finds itself by its own name
+            del forward_context[name]
     parts = dict(target.named_modules(remove_duplicate=False))
     _share_parts(twin, twin.model, parts, settings, path="")
     _refuse_unfilled(twin.model)
@@ -114,13 +119,17 @@ def _share_parts(
         source = parts.get(here)
         if source is None:
             raise UnsupportedError(f"the policy has no layer '{here}' for the drafter to share")
-        if isinstance(child, LinearBase) and _can_quantize(here, source, settings):
+        if isinstance(child, MoERunner) and settings.format != "bf16":
+            _own_experts(twin, here, child, source, settings)
+        elif isinstance(child, LinearBase) and _can_quantize(here, source, settings):
             _own_weight(twin, here, child, source, settings)
         elif isinstance(child, ParallelLMHead) and settings.lm_head and _can_quantize(here, source, settings):
             setattr(module, name, _own_head(twin, here, source, settings))
-        elif isinstance(child, Attention | LinearBase | LogitsProcessor) or not any(child.children()):
+        elif isinstance(child, Attention | LinearBase | LogitsProcessor | MoERunner) or not any(child.children()):
             setattr(module, name, source)
         else:
+            child._parameters.update(source._parameters)  # what hangs on a branch and not on a leaf
+            child._buffers.update(source._buffers)
             _share_parts(twin, child, parts, settings, f"{here}.")
 
 
@@ -134,6 +143,8 @@ def _can_quantize(path: str, source: Any, settings: DrafterSettings) -> bool:
             " serve the policy unquantized, or set drafter.format to 'bf16'"
         )
     rows, columns = source.weight.shape
+    if rows < LEAST_ROWS or isinstance(source, GateLinear):
+        return False
     form = format_named(settings.format)
     parts = getattr(source, "output_partition_sizes", None) or [rows]  # q, k and v; gate and up
     refusal = next(filter(None, (form.refusal(part, columns) for part in parts)), None)
@@ -146,16 +157,31 @@ def _own_weight(twin: Twin, path: str, layer: LinearBase, source: nn.Module, set
     for name in list(layer._parameters):
         delattr(layer, name)
     layer.register_parameter("bias", source.bias)  # type: ignore[arg-type]
-    method = new_linear(settings)
+    method = new_linear(layer, settings)
     layer.quant_method = method
     twin.quantized.append(DraftLayer(path, source, layer, method))
+
+
+def _own_experts(twin: Twin, path: str, runner: Any, source: Any, settings: DrafterSettings) -> None:
+    """Routers decide on the policy's own numbers; experts, and shared experts as far as they are linear, are copies."""
+    runner.router = source.router
+    layer, theirs = runner.routed_experts, source.routed_experts
+    for name, child in source.named_children():
+        if name in ("gate", "shared_expert_gate"):
+            setattr(runner, name, child)
+    for name, buffer in theirs._buffers.items():
+        layer.register_buffer(name, buffer, persistent=False)
+    layer._parameters.clear()
+    here = f"{path}.routed_experts"
+    method = new_experts(here, layer, theirs, settings)
+    twin.quantized.append(DraftLayer(here, theirs, layer, method))
 
 
 def _own_head(twin: Twin, path: str, source: nn.Module, settings: DrafterSettings) -> nn.Module:
     """A head with the target's geometry and its own weight. A head that is tied to the embedding is untied by this."""
     head = copy.copy(source)
     head._parameters = {"bias": source._parameters.get("bias")}
-    method = new_linear(settings)
+    method = new_linear(head, settings)
     head.quant_method = method  # type: ignore[assignment]
     twin.quantized.append(DraftLayer(path, source, head, method))
     return head
@@ -178,9 +204,6 @@ def _refuse_unsupported(vllm_config: VllmConfig, target: nn.Module) -> None:
             )
         if isinstance(layer, Attention) and layer.kv_sharing_target_layer_name is not None:
             raise UnsupportedError(f"layer '{name}' shares its KV cache with another layer already")
-    for name, module in target.named_modules():
-        if isinstance(module, RoutedExperts):
-            raise UnsupportedError(f"layer '{name}' is a mixture of experts, which is not supported yet")
 
 
 def _refuse_unfilled(model: nn.Module) -> None:

@@ -68,6 +68,17 @@ def test_kernel_computes_with_the_weights_of_the_specification(model: Path, name
         assert error < TOLERANCE[name], (layer.path, error)
 
 
+@pytest.mark.parametrize("name", ["int4", "int4_symmetric", "fp8"])
+def test_drafter_takes_no_more_memory_than_its_format_says(model: Path, name: str) -> None:
+    twin = worker_state(start(model, settings(name), dtype="bfloat16")).twin
+    wanted = sum(FORMATS[name].bytes(*layer.source.weight.shape) for layer in twin.quantized)
+    biases = sum(
+        layer.source.bias.nbytes for layer in twin.quantized if getattr(layer.source, "bias", None) is not None
+    )
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in twin.tensors()}
+    assert wanted <= sum(storages.values()) <= 1.03 * wanted + biases
+
+
 @pytest.mark.parametrize("name", ["int4", "int8"])
 def test_kernel_and_simulation_are_refilled_in_place_alike(model: Path, tmp_path: Path, name: str) -> None:
     new = save_tiny_model(tmp_path, "qwen2", hidden=256, sharpness=4.0, seed=1)

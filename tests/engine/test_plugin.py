@@ -43,6 +43,7 @@ def test_stats_is_a_plain_dict_with_the_documented_keys(llm: LLM) -> None:
     assert set(answer) == {
         "policy_version",
         "drafter_version",
+        "drafter_problem",
         "drafts",
         "drafted_tokens",
         "accepted_tokens",

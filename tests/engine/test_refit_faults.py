@@ -275,7 +275,7 @@ def test_refit_while_requests_are_in_flight(llm: LLM, models: dict[int, Path], g
 
 
 def test_drafter_is_remade_only_on_evidence(models: dict[int, Path], expected: Any) -> None:
-    settings = {**SETTINGS, "drafter": {"format": "int8", "refresh": "on_evidence"}}
+    settings = {**SETTINGS, "refit": {"refresh": "on_evidence"}}
     llm = start(models[0], settings)
     core, old = core_of(llm), weights_of(models[0])
 

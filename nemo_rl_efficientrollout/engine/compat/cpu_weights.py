@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from vllm.config import get_current_vllm_config_or_none
 from vllm.model_executor.layers import utils as layer_utils
+from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 from vllm.platforms import current_platform
 
 from ..patching import wrap
+from . import cpu_experts
 
 
 def install() -> None:
@@ -35,3 +37,5 @@ def pack_again(model: torch.nn.Module) -> None:
     for layer in model.modules():
         if hasattr(layer, "cpu_linear"):
             layer_utils.dispatch_cpu_unquantized_gemm(layer, remove_weight=False)
+        elif isinstance(layer, RoutedExperts):
+            cpu_experts.pack_again(layer)

@@ -1,8 +1,11 @@
 """Linear layers of the drafter, computed by vLLM's own kernels: one file per kind of kernel."""
 
+from torch import nn
+
 from ...config import DrafterSettings
 from ...drafter.formats import format_named
 from .draft_linear import DraftLinear
+from .experts import DraftExperts, new_experts
 from .fp8 import Fp8BlockLinear, Fp8Linear
 from .int4 import Int4Linear
 from .int8 import Int8Linear
@@ -16,10 +19,10 @@ _KERNELS: dict[str, type[DraftLinear]] = {
     "fp8_block": Fp8BlockLinear,
 }
 
-__all__ = ["DraftLinear", "new_linear"]
+__all__ = ["DraftExperts", "DraftLinear", "new_experts", "new_linear"]
 
 
-def new_linear(settings: DrafterSettings) -> DraftLinear:
-    """An empty linear layer in the drafter's format."""
+def new_linear(layer: nn.Module, settings: DrafterSettings) -> DraftLinear:
+    """The method for the twin's linear `layer` in the drafter's format; it holds no weights yet."""
     kernel = SimulatedLinear if settings.simulate else _KERNELS[settings.format]
-    return kernel(format_named(settings.format))
+    return kernel(format_named(settings.format), layer)

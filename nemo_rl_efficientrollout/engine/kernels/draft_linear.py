@@ -16,8 +16,9 @@ from ...errors import UnsupportedError
 class DraftLinear(LinearMethodBase):
     """Quantized weights in a kernel of vLLM's. Subclasses say which kernel, and how it wants them laid out."""
 
-    def __init__(self, form: Format) -> None:
+    def __init__(self, form: Format, layer: nn.Module) -> None:
         self.format = form
+        self.layer = layer
         self._kernel: Any = None
         self._weights = SimpleNamespace()
 
@@ -37,27 +38,27 @@ class DraftLinear(LinearMethodBase):
     def create_weights(self, layer: nn.Module, *args: Any, **kwargs: Any) -> None:
         raise AssertionError("the twin's layers are built unquantized and filled later")
 
-    def refill(self, layer: nn.Module, weight: Tensor) -> Tensor:
-        """Quantize `weight` ([N, K], the policy's) into `layer`; the first call allocates, later ones overwrite.
+    def refill(self, source: Any) -> Tensor:
+        """Quantize the weight of the policy's layer `source`; the first call allocates, later ones overwrite.
 
         Returns: whether all weights were finite numbers, a scalar on the weight's device that need not be read now.
         """
-        quantized = self.format.quantize(weight)
-        self.fill(layer, quantized, weight.dtype)
-        return torch.isfinite(quantized.scale).all()
+        return self.fill([self.format.quantize(source.weight)], source)
 
-    def fill(self, layer: nn.Module, quantized: Quantized, dtype: torch.dtype) -> None:
-        """Put an already quantized weight into `layer`; the first call allocates, later ones overwrite.
+    def fill(self, matrices: list[Quantized], source: Any) -> Tensor:
+        """Put in the one weight of `source`, quantized already; the first call allocates, later ones overwrite.
 
         Raises:
             UnsupportedError: this platform has no kernel for the format.
         """
+        (quantized,) = matrices
+        dtype = source.weight.dtype
         rows, columns = quantized.data.shape
         try:
             with set_default_torch_dtype(dtype):  # the kernel's output type
                 kernel = self.new_kernel((rows, columns), self.format.block(columns).columns, dtype)
                 packed = self.lay_out(quantized, dtype)
-                bias = layer._parameters.get("bias")  # a copy: some kernels permute it
+                bias = self.layer._parameters.get("bias")  # a copy: some kernels permute it
                 packed.bias = None if bias is None else _frozen(bias.detach().clone())  # type: ignore[assignment]
                 kernel.process_weights_after_loading(packed)
         except ValueError as error:
@@ -71,6 +72,7 @@ class DraftLinear(LinearMethodBase):
             self._weights = SimpleNamespace(**_attributes(packed))
         else:
             self.overwrite(kernel, packed)
+        return torch.isfinite(quantized.scale).all()
 
     def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
         return self._kernel.apply_weights(self._weights, x, None if bias is None else self._weights.bias)

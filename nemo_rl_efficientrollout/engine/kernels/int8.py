@@ -13,8 +13,8 @@ from .draft_linear import DraftLinear, scratch
 class Int8Linear(DraftLinear):
     """vLLM's int8 kernel of this platform: CUTLASS, Triton or oneDNN."""
 
-    def __init__(self, form: Format) -> None:
-        super().__init__(form)
+    def __init__(self, form: Format, layer: nn.Module) -> None:
+        super().__init__(form, layer)
         self._newest: nn.Module | None = None
 
     def new_kernel(self, shape: tuple[int, int], block: int, dtype: torch.dtype) -> Any:
