@@ -36,7 +36,8 @@ class SelfSpeculation:
         self._arrival: Arrival | None = None
         self._parcels: Parcels | None = None
         self._whole = False
-        self._level = 0  # of sleep
+        self._asleep: set[str] = set()
+        self._rebuild_due = False  # once all is awake, unless a refit comes first
 
     @property
     def ready(self) -> bool:
@@ -84,7 +85,7 @@ class SelfSpeculation:
             self._whole = self._whole and whole
             return
         self.refit.begin()
-        self._whole = whole
+        self._whole, self._rebuild_due = whole, False
         if self.twin is not None and self._requantizer is not None:
             self._arrival = Arrival(self._target, self.twin.quantized)
             self._parcels = self._expect_parcels()
@@ -134,7 +135,7 @@ class SelfSpeculation:
 
     def requantize(self) -> None:
         """Rebuild the drafter from the policy's present weights."""
-        self._arrival = None
+        self._arrival, self._rebuild_due = None, False
         if self._requantizer is not None:
             self._requantizer.start()
         self._complete()
@@ -193,13 +194,17 @@ class SelfSpeculation:
 
     def sleep(self, level: int) -> None:
         """The engine gives its memory back; from level 2 on the policy's weights are lost."""
-        self._level = level
-        self.refit.sleep()
-
-    def wake_up(self) -> None:
-        """The policy's memory is back."""
-        level, self._level = self._level, 0
-        if level == 1:
-            self.requantize()
-        elif level > 1:
+        self._asleep = {"weights", "kv_cache"}
+        self._rebuild_due = level == 1 and self.refit.may_draft
+        if level > 1:
+            self.refit.begin()
             self.refit.fail("its weights were discarded by sleep level 2, and were not sent since")
+        elif self._rebuild_due:
+            self.refit.sleep()
+
+    def wake_up(self, tags: Iterable[str] | None) -> None:
+        """Memory is back: all of it, or what `tags` name. NeMo-RL wakes the weights, refits, and wakes the KV cache:
+        a drafter that is remade by the refit need not be remade before."""
+        self._asleep = set() if tags is None else self._asleep - set(tags)
+        if self._rebuild_due and not self._asleep:
+            self.requantize()

@@ -45,8 +45,7 @@ def _waking(worker: Any, original: Any) -> Any:
     def wake_up(tags: list[str] | None = None) -> Any:
         weights = tags is None or "weights" in tags
         answer = original([*tags, TAG] if tags is not None and weights else tags)
-        if weights:
-            _state(worker).wake_up()
+        _state(worker).wake_up(tags)
         return answer
 
     return wake_up

@@ -223,6 +223,26 @@ def test_sleep_and_wake(llm: LLM, models: dict[int, Path], expected: Any, level:
     assert_fresh(llm, expected)
 
 
+def test_a_refit_between_two_wakes_makes_the_drafter_once(llm: LLM, models: dict[int, Path], expected: Any) -> None:
+    core, state, made = core_of(llm), worker_state(llm), []
+    refill = state.twin.quantized[0].method.refill
+    state.twin.quantized[0].method.refill = lambda source: (made.append(1), refill(source))[1]
+    core.collective_rpc("sleep", args=(1,))
+    core.collective_rpc("wake_up", args=(["weights"],))
+    core.collective_rpc("update_weights_via_ipc_zmq", args=(weights_of(models[1]),))
+    core.collective_rpc("wake_up", args=(["kv_cache"],))
+    assert len(made) == 1
+    assert_fresh(llm, expected)
+
+
+def test_sleep_does_not_heal_a_failed_refit(llm: LLM, models: dict[int, Path]) -> None:
+    core = core_of(llm)
+    core.collective_rpc("update_weights_via_ipc_zmq", args=(weights_of(models[1]), 2))
+    core.collective_rpc("sleep", args=(1,))
+    core.collective_rpc("wake_up")
+    assert_stale(llm, "reported a failure")
+
+
 @pytest.mark.parametrize("good", [True, False])
 def test_refit_while_requests_are_in_flight(llm: LLM, models: dict[int, Path], good: bool) -> None:
     """The same refit at the same token into a plain engine must give the same answers."""
