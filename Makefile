@@ -3,8 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.setup-done
 # A process each: engines of one process share vLLM's cached environment and each other's memory.
-TESTS := tests/unit tests/job tests/engine/test_draw.py tests/engine/test_plugin.py tests/engine/test_gate.py tests/engine/test_refit.py \
-	tests/lossless/test_greedy.py tests/lossless/test_sampling.py
+TESTS := tests/unit tests/job $(sort $(wildcard tests/engine/test_*.py)) tests/megatron $(sort $(wildcard tests/lossless/test_*.py))
 
 .PHONY: setup demo test lint bench clean
 
@@ -33,6 +32,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.cpu_speedup
 	$(BIN)/python -m benchmarks.gate_live
 	$(BIN)/python -m benchmarks.gate_decision
+	$(BIN)/python -m benchmarks.acceptance
 
 clean:
 	rm -rf .venv runs .pytest_cache .ruff_cache

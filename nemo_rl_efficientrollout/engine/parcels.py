@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
 from ..drafter.formats import Format, Quantized
 from ..drafter.packing import PREFIX, StreamReader
@@ -66,22 +67,33 @@ class Parcels:
         pieces[weight] = quantized
         parts = self._parts[path]
         if len(pieces) == len(parts):
-            self._complete.append((self._layers[path], self._put_together(self._layers[path], parts)))
+            self._hand_over(self._layers[path], parts)
             del self._arrived[path]
 
-    def _put_together(self, layer: DraftLayer, parts: list[Part]) -> list[Quantized]:
-        pieces = [self._arrived[layer.path][part[0]] for part in parts]
+    def _hand_over(self, layer: DraftLayer, parts: list[Part]) -> None:
+        matrices = self._put_together(layer, [self._arrived[layer.path][part[0]] for part in parts])
+        for matrix, weight in zip(matrices, layer.weights(), strict=True):
+            if matrix.data.shape != weight.shape:
+                self._problems.append(
+                    f"the trainer's drafter has {list(matrix.data.shape)} for '{layer.path}', expected"
+                    f" {list(weight.shape)}"
+                )
+                return
+        self._complete.append((layer, matrices))
+
+    def _put_together(self, layer: DraftLayer, pieces: list[Quantized]) -> list[Quantized]:
         if not isinstance(layer.source, RoutedExperts):
-            return [self._padded(_stack(pieces), layer.source.weight)]
+            whole = _stack(pieces)
+            return [self._padded(whole, layer.source) if isinstance(layer.source, ParallelLMHead) else whole]
         gate_up = [_stack(list(pair)) for pair in zip(pieces[0::3], pieces[1::3], strict=True)]
         return [*gate_up, *pieces[2::3]]
 
-    def _padded(self, quantized: Quantized, weight: Tensor) -> Quantized:
+    def _padded(self, quantized: Quantized, head: Any) -> Quantized:
         """With the rows of zeros by which vLLM pads a vocabulary."""
-        missing = weight.shape[0] - quantized.data.shape[0]
-        if missing <= 0:
+        missing = head.num_embeddings_padded - head.org_vocab_size
+        if not missing:
             return quantized
-        return _stack([quantized, self._format.quantize(weight.new_zeros(missing, weight.shape[1]))])
+        return _stack([quantized, self._format.quantize(head.weight.new_zeros(missing, head.weight.shape[1]))])
 
 
 def _stack(pieces: Sequence[Quantized]) -> Quantized:

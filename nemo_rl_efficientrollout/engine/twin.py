@@ -28,7 +28,7 @@ from vllm.utils.torch_utils import set_default_torch_dtype
 from ..config import KEY, DrafterSettings
 from ..drafter.formats import Quantized, format_named
 from ..errors import UnsupportedError
-from .kernels import DraftExperts, DraftLinear, new_experts, new_linear
+from .kernels import EXPERT_WEIGHTS, DraftExperts, DraftLinear, new_experts, new_linear
 
 PREFIX = "efficientrollout_twin"
 LEAST_ROWS = 16
@@ -45,6 +45,12 @@ class DraftLayer:
     source: Any
     layer: nn.Module
     method: DraftLinear | DraftExperts
+
+    def weights(self) -> list[Tensor]:
+        """The policy's matrices, in the order that `fill` takes."""
+        if isinstance(self.method, DraftExperts):
+            return [weight for name in EXPERT_WEIGHTS for weight in getattr(self.source, name)]
+        return [self.source.weight]
 
     def refill(self) -> Tensor:
         """Quantize the policy's present weights; returns whether all were finite, a scalar on the device."""

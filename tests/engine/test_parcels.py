@@ -82,7 +82,7 @@ def test_what_the_trainer_leaves_out_the_engine_quantizes(models: Any) -> None:
     assert acceptance(llm) == acceptance(fresh)
 
 
-@pytest.mark.parametrize("fault", ["missing part", "unknown layer", "wrong shape", "not finite"])
+@pytest.mark.parametrize("fault", ["missing part", "unknown layer", "wrong shape", "other model", "not finite"])
 def test_a_faulty_drafter_is_named_and_spares_the_policy(models: Any, fault: str) -> None:
     name = "model.layers.0.self_attn.k_proj.weight"
     stream = with_drafter(weights_of(models[1]), "int8")
@@ -92,6 +92,9 @@ def test_a_faulty_drafter_is_named_and_spares_the_policy(models: Any, fault: str
     elif fault == "unknown layer":
         expected = "model.layers.7.mlp.up_proj.weight"
         stream |= dict(named_parts(expected, parts(FORMATS["int8"], FORMATS["int8"].quantize(torch.ones(32, 32)))))
+    elif fault == "other model":
+        expected = "qkv_proj"
+        stream |= dict(named_parts(name, parts(FORMATS["int8"], FORMATS["int8"].quantize(torch.ones(32, 256)))))
     elif fault == "wrong shape":
         stream[f"{PREFIX}{name}.scale"] = torch.ones(3, 1)
     else:

@@ -5,7 +5,7 @@ from torch import nn
 from ...config import DrafterSettings
 from ...drafter.formats import format_named
 from .draft_linear import DraftLinear
-from .experts import DraftExperts, new_experts
+from .experts import EXPERT_WEIGHTS, DraftExperts, new_experts
 from .fp8 import Fp8BlockLinear, Fp8Linear
 from .int4 import Int4Linear
 from .int8 import Int8Linear
@@ -19,7 +19,7 @@ _KERNELS: dict[str, type[DraftLinear]] = {
     "fp8_block": Fp8BlockLinear,
 }
 
-__all__ = ["DraftExperts", "DraftLinear", "new_experts", "new_linear"]
+__all__ = ["EXPERT_WEIGHTS", "DraftExperts", "DraftLinear", "new_experts", "new_linear"]
 
 
 def new_linear(layer: nn.Module, settings: DrafterSettings) -> DraftLinear:

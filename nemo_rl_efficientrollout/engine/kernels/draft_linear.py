@@ -10,6 +10,7 @@ from vllm.model_executor.layers.linear import LinearMethodBase
 from vllm.utils.torch_utils import set_default_torch_dtype
 
 from ...drafter.formats import Format, Quantized
+from ...drafter.fused import pack, quantize_packed
 from ...errors import UnsupportedError
 
 
@@ -27,7 +28,7 @@ class DraftLinear(LinearMethodBase):
         """A scratch layer with the parameters that the kernel's `process_weights_after_loading` wants.
 
         Args:
-            quantized: of a weight [N, K].
+            quantized: of a weight [N, K], four-bit codes and zero points packed.
             dtype: of activations and output.
         """
 
@@ -43,7 +44,7 @@ class DraftLinear(LinearMethodBase):
 
         Returns: whether all weights were finite numbers, a scalar on the weight's device that need not be read now.
         """
-        return self.fill([self.format.quantize(source.weight)], source)
+        return self._install(self.quantize(source.weight), source.weight)
 
     def fill(self, matrices: list[Quantized], source: Any) -> Tensor:
         """Put in the one weight of `source`, quantized already; the first call allocates, later ones overwrite.
@@ -52,14 +53,24 @@ class DraftLinear(LinearMethodBase):
             UnsupportedError: this platform has no kernel for the format.
         """
         (quantized,) = matrices
-        dtype = source.weight.dtype
-        rows, columns = quantized.data.shape
+        return self._install(self.pack(quantized), source.weight)
+
+    def quantize(self, weight: Tensor) -> Quantized:
+        """`weight` as `lay_out` takes it."""
+        return quantize_packed(self.format, weight)
+
+    def pack(self, quantized: Quantized) -> Quantized:
+        """A weight as its format specifies it, as `lay_out` takes it."""
+        return pack(self.format, quantized)
+
+    def _install(self, quantized: Quantized, weight: Tensor) -> Tensor:
+        (rows, columns), dtype = weight.shape, weight.dtype
         try:
             with set_default_torch_dtype(dtype):  # the kernel's output type
                 kernel = self.new_kernel((rows, columns), self.format.block(columns).columns, dtype)
-                packed = self.lay_out(quantized, dtype)
+                packed: Any = self.lay_out(quantized, dtype)
                 bias = self.layer._parameters.get("bias")  # a copy: some kernels permute it
-                packed.bias = None if bias is None else _frozen(bias.detach().clone())  # type: ignore[assignment]
+                packed.bias = None if bias is None else _frozen(bias.detach().clone())
                 kernel.process_weights_after_loading(packed)
         except ValueError as error:
             raise UnsupportedError(

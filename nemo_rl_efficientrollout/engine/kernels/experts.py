@@ -15,7 +15,7 @@ from ...drafter.formats import Format, Quantized, format_named
 from ...errors import UnsupportedError
 from ..compat import cpu_experts
 
-NAMES = ("w13_weight", "w2_weight")
+EXPERT_WEIGHTS = ("w13_weight", "w2_weight")
 """vLLM's parameters: [experts, 2·intermediate, hidden] gate over up, and [experts, hidden, intermediate]."""
 PLAIN_BACKENDS = (UnquantizedMoeBackend.TRITON, UnquantizedMoeBackend.BATCHED_TRITON, UnquantizedMoeBackend.CPU)
 """Backends that leave the policy's expert weights as they were loaded, so that they can be quantized from."""
@@ -31,7 +31,9 @@ class DraftExperts(ABC):
 
     def refill(self, source: Any) -> Tensor:
         """Quantize the policy's `RoutedExperts`; returns whether all weights were finite, a scalar on the device."""
-        return self.fill([self.format.quantize(weight) for name in NAMES for weight in getattr(source, name)], source)
+        return self.fill(
+            [self.format.quantize(weight) for name in EXPERT_WEIGHTS for weight in getattr(source, name)], source
+        )
 
     @abstractmethod
     def fill(self, matrices: list[Quantized], source: Any) -> Tensor:
@@ -52,7 +54,7 @@ class SimulatedExperts(DraftExperts):
 
     def fill(self, matrices: list[Quantized], source: Any) -> Tensor:
         half = len(matrices) // 2
-        for name, own in zip(NAMES, (matrices[:half], matrices[half:]), strict=True):
+        for name, own in zip(EXPERT_WEIGHTS, (matrices[:half], matrices[half:]), strict=True):
             if not self._filled:
                 empty = torch.empty_like(getattr(source, name))
                 self.layer.register_parameter(name, nn.Parameter(empty, requires_grad=False))
@@ -104,7 +106,7 @@ class Fp8Experts(DraftExperts):
             w2_input_scale=None,
         )
         scale = self._method.weight_scale_name
-        for name, tensor in zip((*NAMES, f"w13_{scale}", f"w2_{scale}"), new, strict=True):
+        for name, tensor in zip((*EXPERT_WEIGHTS, f"w13_{scale}", f"w2_{scale}"), new, strict=True):
             getattr(self.layer, name).copy_(tensor)
 
 
@@ -124,7 +126,7 @@ def new_experts(path: str, layer: Any, source: Any, settings: DrafterSettings) -
         )
     if source.moe_config.has_bias or source.moe_config.moe_parallel_config.enable_eplb:
         raise UnsupportedError(f"experts '{path}' have biases or are moved between ranks, which is not supported")
-    for name in NAMES:
+    for name in EXPERT_WEIGHTS:
         refusal = form.refusal(*getattr(source, name).shape[1:])
         if refusal is not None:
             raise UnsupportedError(f"experts '{path}' cannot be quantized: {refusal} for {form.name}")

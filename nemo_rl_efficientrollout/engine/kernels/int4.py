@@ -9,7 +9,6 @@ from vllm.model_executor.parameter import GroupQuantScaleParameter, PackedvLLMPa
 from vllm.scalar_type import scalar_types
 
 from ...drafter.formats import Quantized
-from ...drafter.packing import pack_int4
 from .draft_linear import DraftLinear
 
 _NAMES = ("weight_packed", "weight_scale", "weight_zero_point")
@@ -34,12 +33,12 @@ class Int4Linear(DraftLinear):
     def lay_out(self, quantized: Quantized, dtype: torch.dtype) -> nn.Module:
         """The layout of compressed-tensors checkpoints, which every such kernel of vLLM's can take."""
         layer: Any = nn.Module()
-        layer.weight_packed = _packed(pack_int4(quantized.data), packed_dim=1)
+        layer.weight_packed = _packed(quantized.data, packed_dim=1)
         layer.weight_scale = GroupQuantScaleParameter(
             output_dim=0, input_dim=1, data=quantized.scale.to(dtype), weight_loader=_no_loader
         )
         if quantized.zero is not None:
-            layer.weight_zero_point = _packed(pack_int4(quantized.zero.t()).t().contiguous(), packed_dim=0)
+            layer.weight_zero_point = _packed(quantized.zero, packed_dim=0)
         return layer
 
 

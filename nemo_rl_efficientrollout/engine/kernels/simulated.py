@@ -16,6 +16,12 @@ from .draft_linear import DraftLinear, scratch
 class SimulatedLinear(DraftLinear):
     """Dequantized weights; activations are not quantized."""
 
+    def quantize(self, weight: Tensor) -> Quantized:
+        return self.format.quantize(weight)
+
+    def pack(self, quantized: Quantized) -> Quantized:
+        return quantized
+
     def new_kernel(self, shape: tuple[int, int], block: int, dtype: torch.dtype) -> Any:
         return self
 
