@@ -37,10 +37,6 @@ class Arrival:
             self._note(name, tensor)
             yield name, tensor
 
-    def note_problem(self, problem: str) -> None:
-        """Something else makes this refit unfit to draft from."""
-        self._problems.append(problem)
-
     def take_complete(self) -> list[DraftLayer]:
         """Layers whose last part arrived since the last call. Ask only once what was watched is loaded."""
         taken, self._complete = self._complete, []

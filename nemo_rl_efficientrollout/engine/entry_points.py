@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class EntryPoint:
     """A method that changes weights, or takes part in it."""
 
-    opens: bool = True
-    """Weights start to change with this call, unless they do already."""
+    continues: bool = False
+    """The call may be one of several that make up a refit; any other starts a new one."""
     closes: bool = True
     """The policy is whole again after this call."""
     whole: bool = True
@@ -31,13 +31,13 @@ ENTRY_POINTS = {
     "update_weights_from_collective": EntryPoint(),
     "update_weights_from_checkpoint_engine": EntryPoint(),
     "nccl_reshard_refit": EntryPoint(whole=False),
-    "update_weights_from_decoded_sparse_payload": EntryPoint(closes=False, whole=False),
-    "finish_sparse_delta_refit": EntryPoint(whole=False),
+    "update_weights_from_decoded_sparse_payload": EntryPoint(continues=True, closes=False, whole=False),
+    "finish_sparse_delta_refit": EntryPoint(continues=True, whole=False),
     # vLLM
     "reload_weights": EntryPoint(whole=False),
     "start_weight_update": EntryPoint(closes=False, whole=False),
-    "update_weights": EntryPoint(closes=False, whole=False),
-    "finish_weight_update": EntryPoint(whole=False),
+    "update_weights": EntryPoint(continues=True, closes=False, whole=False),
+    "finish_weight_update": EntryPoint(continues=True, whole=False),
     "reset_weights": EntryPoint(closes=False, whole=False),
     "discard": EntryPoint(closes=False, whole=False),
 }
@@ -57,8 +57,7 @@ def _reporting(worker: Any, original: Any, entry: EntryPoint) -> Any:
     @wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
         state = _state(worker)
-        if entry.opens:
-            state.begin_refit(whole=entry.whole)
+        state.begin_refit(whole=entry.whole, continues=entry.continues)
         try:
             answer = original(*args, **kwargs)
         except BaseException as error:

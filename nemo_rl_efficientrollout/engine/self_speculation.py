@@ -9,18 +9,14 @@ from vllm.config import VllmConfig
 from vllm.logger import init_logger
 
 from ..config import KEY, read_settings
-from ..drafter.formats import format_named
 from ..errors import UnsupportedError
-from .arrival import Arrival
 from .compat import cpu_weights
-from .parcels import Parcels
 from .refit import Refit
 from .requantizer import Requantizer
-from .twin import DraftLayer, Twin, build_twin
+from .session import QUANTIZER_ERRORS, RefitSession
+from .twin import Twin, build_twin
 
 logger = init_logger("vllm.efficientrollout")
-QUANTIZER_ERRORS = (RuntimeError, ValueError, MemoryError, UnsupportedError)
-"""What re-quantization may die of (no memory, no kernel, a fault) while the policy is well."""
 
 
 class SelfSpeculation:
@@ -33,9 +29,7 @@ class SelfSpeculation:
         self.twin: Twin | None = None
         self._target: Any = None
         self._requantizer: Requantizer | None = None
-        self._arrival: Arrival | None = None
-        self._parcels: Parcels | None = None
-        self._whole = False
+        self._session: RefitSession | None = None
         self._asleep: set[str] = set()
         self._rebuild_due = False  # once all is awake, unless a refit comes first
 
@@ -51,19 +45,11 @@ class SelfSpeculation:
         self._target.load_weights = self._load_and_take_note
         try:
             self._refuse_shares_of_parcels()
-            twin = build_twin(self._config, target, self._settings.drafter)
-            self._requantizer = Requantizer(twin.quantized, next(target.parameters()).device)
-            self.twin = twin
-            self.requantize()
+            self.twin = build_twin(self._config, target, self._settings.drafter)
+            self._requantizer = Requantizer(self.twin.quantized, next(target.parameters()).device)
+            self._conclude(self._requantizer.finish())
         except (UnsupportedError, torch.OutOfMemoryError, MemoryError) as error:
             self.decode_plainly(str(error).splitlines()[0] if str(error) else type(error).__name__)
-
-    def _refuse_shares_of_parcels(self) -> None:
-        if self._settings.refit.quantize_on == "trainer" and self._config.parallel_config.tensor_parallel_size > 1:
-            raise UnsupportedError(
-                "refit.quantize_on is 'trainer', whose weights are whole, but tensor_parallel_size is"
-                f" {self._config.parallel_config.tensor_parallel_size}: set refit.quantize_on to 'engine'"
-            )
 
     def rehouse(self) -> None:
         """Move what the drafter owns to memory that is allocated now."""
@@ -73,50 +59,58 @@ class SelfSpeculation:
     def decode_plainly(self, reason: str) -> None:
         """Give the drafter up for good. Raises UnsupportedError instead when the settings are strict."""
         self.twin = None
+        self.refit.fail(f"decoding plainly, {reason}")
         if self._settings.strict:
             raise UnsupportedError(f"EfficientRollout cannot run and strict is set: {reason}")
         logger.warning("EfficientRollout is off, decoding plainly: %s", reason)
 
+    def _refuse_shares_of_parcels(self) -> None:
+        ranks = self._config.parallel_config.tensor_parallel_size
+        if self._settings.refit.quantize_on == "trainer" and ranks > 1:
+            raise UnsupportedError(
+                "refit.quantize_on is 'trainer', which sends whole weights, but tensor_parallel_size is"
+                f" {ranks}: set refit.quantize_on to 'engine'"
+            )
+
     # A refit
 
-    def begin_refit(self, whole: bool) -> None:
-        """Weights start to change. `whole`: every tensor will arrive through `load_weights`."""
-        if self._arrival is not None:  # the last one was given up without a word, or this is its second call
-            self._whole = self._whole and whole
+    def begin_refit(self, whole: bool, continues: bool = False) -> None:
+        """Weights start to change.
+
+        Args:
+            whole: every tensor will arrive through `load_weights`.
+            continues: this may be a further part of a refit that began already.
+        """
+        if self.twin is None or self._requantizer is None or (continues and self._session is not None):
             return
         self.refit.begin()
-        self._whole, self._rebuild_due = whole, False
-        if self.twin is not None and self._requantizer is not None:
-            self._arrival = Arrival(self._target, self.twin.quantized)
-            self._parcels = self._expect_parcels()
-            self._requantizer.start()
+        self._rebuild_due = False
+        self._session = RefitSession(self._target, self.twin, self._requantizer, self._settings, whole)
 
     def fail_refit(self, reason: str) -> None:
         """Weights stopped arriving half-way: no drafting until a later refit is complete."""
-        if self._arrival is not None:
-            self._arrival = None
-            cpu_weights.pack_again(self._target)
-        self.refit.fail(reason)
-        logger.error("EfficientRollout drafts no more: %s. The next complete refit heals it", self.refit.problem)
+        self._session = None
+        cpu_weights.pack_again(self._target)
+        self._lose(reason)
 
     def finish_refit(self) -> None:
-        """The policy is whole again: quantize what is left and compare what arrived with what should have."""
-        arrival, self._arrival = self._arrival, None
+        """The policy is whole again: compare what arrived with what should have, and quantize what is left."""
+        session, self._session = self._session, None
         cpu_weights.pack_again(self._target)
-        problems = arrival.problems(self._whole) if arrival is not None else []
-        parcels, self._parcels = self._parcels, None
-        problems += parcels.problems() if parcels is not None else []
+        if session is None:
+            return
+        problems = session.problems()
         if problems:
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-            self.fail_refit(problems[0] + more)
+            self._lose(problems[0] + more)
         elif self._settings.refit.refresh == "on_evidence" and self.refit.drafter_version >= 0:
             self.refit.fail("waiting for a word whether the drafter is still good enough")
         else:
             self._complete()
 
     def refresh(self, needed: bool) -> None:
-        """Setting `drafter.refresh` is `on_evidence`: whether acceptance has fallen since the drafter was made."""
-        if self.twin is None or self._arrival is not None or self._settings.refit.refresh == "every":
+        """Setting `refit.refresh` is `on_evidence`: whether acceptance has fallen since the drafter was made."""
+        if self.twin is None or self._session is not None or self._settings.refit.refresh == "every":
             return
         if needed:
             self.requantize()
@@ -135,7 +129,7 @@ class SelfSpeculation:
 
     def requantize(self) -> None:
         """Rebuild the drafter from the policy's present weights."""
-        self._arrival, self._rebuild_due = None, False
+        self._session, self._rebuild_due = None, False
         if self._requantizer is not None:
             self._requantizer.start()
         self._complete()
@@ -145,50 +139,33 @@ class SelfSpeculation:
             return
         try:
             bad = self._requantizer.finish()
-        except QUANTIZER_ERRORS as error:
-            self._spare_the_policy(error)
-            return
+        except QUANTIZER_ERRORS as error:  # the policy goes on without its drafter
+            self._lose(f"re-quantization raised {type(error).__name__}: {error}")
+            if self._settings.strict:
+                raise
+        else:
+            self._conclude(bad)
+
+    def _conclude(self, bad: list[str]) -> None:
+        assert self._requantizer is not None
         if bad:
-            self.fail_refit(f"layer '{bad[0]}' holds NaN or infinity")
+            self._lose(f"layer '{bad[0]}' holds NaN or infinity")
         else:
             self.refit.succeed(self._requantizer.seconds)
 
-    def _spare_the_policy(self, error: Exception) -> None:
-        """The drafter could not be made; the policy's refit goes on without it."""
-        self.fail_refit(f"re-quantization raised {type(error).__name__}: {error}")
-        if self._settings.strict:
-            raise error
+    def _lose(self, reason: str) -> None:
+        if self.twin is not None:
+            self.refit.fail(reason)
+            logger.error("EfficientRollout drafts no more: %s. A complete refit heals it", self.refit.problem)
 
     def _load_and_take_note(self, weights: Any, *args: Any, **kwargs: Any) -> Any:
-        """Stands in place of the policy's `load_weights`: the buckets of a refit, or weights from elsewhere."""
-        if self._arrival is None:
+        """Stands in place of the policy's `load_weights`: a bucket of a refit, or weights from elsewhere."""
+        if self._session is not None:
+            return self._session.load(self._load_target, weights, *args, **kwargs)
+        if self.twin is not None:
             self.refit.begin()
             self.refit.fail("weights were loaded by a way that is not known to be complete: call requantize")
-            return self._load_target(weights, *args, **kwargs)
-        if self._parcels is not None:
-            weights = self._parcels.split_off(weights)
-        answer = self._load_target(self._arrival.watch(weights), *args, **kwargs)
-        try:
-            self._quantize_arrived(self._arrival.take_complete())
-        except QUANTIZER_ERRORS as error:
-            self._arrival.note_problem(f"re-quantization raised {type(error).__name__}: {error}")
-            if self._settings.strict:
-                raise
-        return answer
-
-    def _quantize_arrived(self, complete: list[DraftLayer]) -> None:
-        assert self._requantizer is not None
-        if self._parcels is not None:
-            self._requantizer.fill(self._parcels.take_complete())
-        elif self._settings.refit.refresh == "every":
-            self._requantizer.quantize(complete)
-
-    def _expect_parcels(self) -> Parcels | None:
-        """What collects the drafter's weights where the trainer quantizes them."""
-        settings = self._settings
-        if self.twin is None or settings.refit.quantize_on == "engine":
-            return None
-        return Parcels(self._target, self.twin.quantized, format_named(settings.drafter.format))
+        return self._load_target(weights, *args, **kwargs)
 
     # Sleep
 

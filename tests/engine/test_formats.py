@@ -105,6 +105,7 @@ def test_format_without_a_kernel_here_is_refused_by_name_or_decodes_plainly(mode
     assert "runs on NVIDIA" in str(caught.value)
     llm = start(model, settings("fp8_block") | {"strict": False})
     assert not worker_state(llm).ready
+    assert "decoding plainly, format 'fp8_block' has no kernel here" in stats(llm)["drafter_problem"]
     assert generate(llm, BATCH, 8) == generate(start(model), BATCH, 8)
 
 

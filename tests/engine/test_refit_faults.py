@@ -157,6 +157,15 @@ def test_a_transport_that_reports_failure_leaves_plain_decoding(
     assert_fresh(llm, expected)
 
 
+def test_a_refit_that_was_given_up_in_silence_does_not_spoil_the_next(
+    llm: LLM, models: dict[int, Path], expected: Any
+) -> None:
+    worker_state(llm).begin_refit(whole=True)
+    runner_of(llm).model.load_weights(list(weights_of(models[0]).items())[:5])
+    core_of(llm).collective_rpc("update_weights_via_ipc_zmq", args=(weights_of(models[1]),))
+    assert_fresh(llm, expected)
+
+
 def broken(weights: Weights, fault: str) -> tuple[list[tuple[str, torch.Tensor]], tuple[str, ...]]:
     """A stream with one fault, and what the message must name."""
     stream, name = dict(weights), "model.layers.1.self_attn.k_proj.weight"
