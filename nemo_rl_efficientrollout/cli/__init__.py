@@ -13,11 +13,12 @@ from ..config import parse_overrides
 from ..engine.versions import SUPPORTED, installed_vllm
 from ..errors import UserError
 from ..report import write_report
-from . import gate
+from . import drafter, gate
 from .calibrate import calibrate
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(gate.app, name="gate")
+app.add_typer(drafter.app, name="drafter")
 app.command()(calibrate)
 
 Mistake: Any = typer.BadParameter.__mro__[2]

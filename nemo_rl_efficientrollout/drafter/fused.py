@@ -79,7 +79,7 @@ def pack_words(codes: Tensor) -> Tensor:
     """`packing.pack_int4`, a CPU's way: pairs of bytes become one, without a step in int32.
 
     Args:
-        codes: 0 to 15, uint8 or int8 [N, K], contiguous.
+        codes: 0 to 15, uint8 or int8 [N, K].
 
     Returns:
         int32 [N, K / 8]. Raises ValueError where 8 does not divide K.
@@ -87,12 +87,12 @@ def pack_words(codes: Tensor) -> Tensor:
     rows, columns = codes.shape
     if columns % PER_WORD:
         raise ValueError(f"codes [{rows}, {columns}] cannot be packed: {PER_WORD} must divide the columns")
-    pairs = codes.view(-1).view(torch.int16)
+    pairs = codes.contiguous().view(-1).view(torch.int16)
     return (pairs >> 4).bitwise_or_(pairs).to(torch.int8).view(torch.int32).view(rows, columns // PER_WORD)
 
 
 def _pack_zeros(zero: Tensor) -> Tensor:
-    return pack_words(zero.t().contiguous()).t().contiguous()
+    return pack_words(zero.t()).t().contiguous()
 
 
 def _by_bands(form: ScaledFormat, weight: Tensor, out: Quantized) -> None:

@@ -90,12 +90,48 @@ class Format(ABC):
         return -(-rows * columns * self.bits // 8) + -(-blocks * self.scale_bits // 8)
 
 
+class Scales(NamedTuple):
+    """How values of a block become codes; each shaped like the extent."""
+
+    scale: Tensor
+    zero: Tensor | None = None
+    """float32."""
+    factor: Tensor | None = None
+    """float32, what values are multiplied by, where they are not divided by the scale."""
+
+
+class ScaledFormat(Format):
+    """A format whose codes are computed from values one by one, once the scales of their blocks are known."""
+
+    code: ClassVar[torch.dtype]
+    """Type of the codes."""
+
+    @abstractmethod
+    def scales(self, extent: Extent, dtype: torch.dtype) -> Scales:
+        """The scales of blocks, for weights of type `dtype`."""
+
+    @abstractmethod
+    def round_(self, blocks: Tensor, scales: Scales) -> Tensor:
+        """Replace float32 values, blocks as `split` makes them, by their codes, still float32, and return them."""
+
+    def encode(self, weight: Tensor, extent: Extent) -> Quantized:
+        scales = self.scales(extent, weight.dtype)
+        values = split(weight.to(torch.float32, copy=True), self.block(weight.shape[1]))
+        codes = join(self.round_(values, scales), *weight.shape).to(self.code)
+        return Quantized(codes, scales.scale, None if scales.zero is None else scales.zero.to(self.code))
+
+
 def split(weight: Tensor, block: Block) -> Tensor:
-    """float32 [blocks down, block rows, blocks across, block columns]; ragged edges are filled with zeros."""
+    """float32 [blocks down, block rows, blocks across, block columns]; ragged edges are filled with zeros.
+
+    A float32 weight without ragged edges is viewed, not copied.
+    """
     rows, columns = weight.shape
     height, width = min(block.rows, rows), min(block.columns, columns)
-    values = pad(weight.float(), (0, -columns % width, 0, -rows % height))
-    return values.view(values.shape[0] // height, height, values.shape[1] // width, width)
+    values = weight.float()
+    if columns % width or rows % height:
+        values = pad(values, (0, -columns % width, 0, -rows % height))
+    return values.reshape(values.shape[0] // height, height, values.shape[1] // width, width)
 
 
 def join(blocks: Tensor, rows: int, columns: int) -> Tensor:

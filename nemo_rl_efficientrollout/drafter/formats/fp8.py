@@ -8,18 +8,19 @@ result is the same.
 import torch
 from torch import Tensor
 
-from .format import Block, Extent, Format, Quantized, join, quotient, split, spread
+from .format import Block, Extent, Quantized, ScaledFormat, Scales, join, quotient, split, spread
 
 MOST = 448.0
 SIDE = 128
 
 
-class Fp8(Format):
+class Fp8(ScaledFormat):
     """One scale per output channel; activations are quantized per token by the kernel, or not at all (Marlin)."""
 
     name = "fp8"
     hardware = "NVIDIA GPUs from compute capability 8.9 (CUTLASS); from 8.0 weight-only (Marlin)"
     bits = 8
+    code = torch.float8_e4m3fn
     scale_bits = 32
     worst_error = 16.001
     """Half the distance of codes between 256 and 448; |w| / 16 where codes are normal numbers."""
@@ -32,14 +33,16 @@ class Fp8(Format):
             return f"{rows} × {columns} are no multiples of 16"
         return None
 
-    def encode(self, weight: Tensor, extent: Extent) -> Quantized:
+    def scales(self, extent: Extent, dtype: torch.dtype) -> Scales:
         factor = quotient(MOST, extent.magnitude)
         # Infinite for weights below 1.3e-36, which thus leave part of the codes unused.
-        factor = torch.where(factor.isinf(), self.largest_factor(weight.dtype), factor)
+        factor = torch.where(factor.isinf(), self.largest_factor(dtype), factor)
         factor = torch.where(extent.magnitude == 0, 1.0, factor)
-        blocks = split(weight, self.block(weight.shape[1]))
-        data = (blocks * spread(factor)).clamp(-MOST, MOST).to(torch.float8_e4m3fn)
-        return Quantized(join(data, *weight.shape), 1.0 / factor)
+        return Scales(1.0 / factor, factor=factor)
+
+    def round_(self, blocks: Tensor, scales: Scales) -> Tensor:
+        assert scales.factor is not None
+        return blocks.mul_(spread(scales.factor)).clamp_(-MOST, MOST)  # rounded by the conversion to E4M3
 
     def largest_factor(self, dtype: torch.dtype) -> float:
         """What takes the place of 448 / max|w| where that is infinite, for weights of this type."""

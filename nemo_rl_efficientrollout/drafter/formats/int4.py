@@ -7,7 +7,7 @@ scale as stored. The published scheme (arXiv 2606.18967 §4.1) is the one with a
 import torch
 from torch import Tensor
 
-from .format import Block, Extent, Format, Quantized, join, quotient, split, spread
+from .format import Block, Extent, Quantized, ScaledFormat, Scales, join, quotient, split, spread
 from .int8 import nonzero
 
 GROUPS = (128, 64, 32)
@@ -17,12 +17,13 @@ HALF = 8
 """The code of 0 in the symmetric format."""
 
 
-class Int4(Format):
+class Int4(ScaledFormat):
     """codes = round(w / scale) + zero, scale = (max - min) / 15 with 0 between them, zero = round(-min / scale)."""
 
     name = "int4"
     hardware = "NVIDIA GPUs from compute capability 7.5 (Marlin, Machete on 9.0); CPUs with AVX-512"
     bits = 4
+    code = torch.uint8
     scale_bits = 20
     worst_error = 0.5 + LEVELS * 2.0**-8
     """Half a level, and what rounding the scale to BF16 pushes over the edge."""
@@ -37,12 +38,13 @@ class Int4(Format):
             return f"{rows} output channels are no multiple of 32"
         return None
 
-    def encode(self, weight: Tensor, extent: Extent) -> Quantized:
-        scale = nonzero(quotient(extent.high - extent.low, LEVELS).to(weight.dtype))
-        zero = (-extent.low / scale.float()).round().clamp(0, LEVELS)
-        blocks = split(weight, self.block(weight.shape[1]))
-        data = ((blocks / spread(scale)).round() + spread(zero)).clamp(0, LEVELS).to(torch.uint8)
-        return Quantized(join(data, *weight.shape), scale, zero.to(torch.uint8))
+    def scales(self, extent: Extent, dtype: torch.dtype) -> Scales:
+        scale = nonzero(quotient(extent.high - extent.low, LEVELS).to(dtype))
+        return Scales(scale, zero=(-extent.low / scale.float()).round().clamp(0, LEVELS))
+
+    def round_(self, blocks: Tensor, scales: Scales) -> Tensor:
+        assert scales.zero is not None
+        return blocks.div_(spread(scales.scale)).round_().add_(spread(scales.zero)).clamp_(0, LEVELS)
 
     def dequantize(self, quantized: Quantized) -> Tensor:
         assert quantized.zero is not None
@@ -57,11 +59,11 @@ class Int4Symmetric(Int4):
     scale_bits = 16
     worst_error = 0.5 + LEVELS / 2 * 2.0**-8
 
-    def encode(self, weight: Tensor, extent: Extent) -> Quantized:
-        scale = nonzero(quotient(extent.magnitude, LEVELS / 2).to(weight.dtype))
-        blocks = split(weight, self.block(weight.shape[1]))
-        data = ((blocks / spread(scale)).round() + HALF).clamp(0, LEVELS).to(torch.uint8)
-        return Quantized(join(data, *weight.shape), scale)
+    def scales(self, extent: Extent, dtype: torch.dtype) -> Scales:
+        return Scales(nonzero(quotient(extent.magnitude, LEVELS / 2).to(dtype)))
+
+    def round_(self, blocks: Tensor, scales: Scales) -> Tensor:
+        return blocks.div_(spread(scales.scale)).round_().add_(HALF).clamp_(0, LEVELS)
 
     def dequantize(self, quantized: Quantized) -> Tensor:
         codes = split(quantized.data, self.block(quantized.data.shape[1]))
