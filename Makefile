@@ -5,7 +5,7 @@ SETUP := .venv/.setup-done
 # A process each: engines of one process share vLLM's cached environment and each other's memory.
 TESTS := tests/unit tests/job $(sort $(wildcard tests/engine/test_*.py)) tests/megatron $(sort $(wildcard tests/lossless/test_*.py))
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test test-kernels lint bench clean
 
 setup: $(SETUP)
 
@@ -22,6 +22,12 @@ demo: setup
 test: setup
 	for part in $(TESTS); do $(BIN)/python -m pytest $$part || exit 1; done
 
+# The Triton kernels in Triton's interpreter, which needs no GPU but a gigabyte.
+test-kernels: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check triton==3.9.0
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/gpu/test_fused.py
+	$(BIN)/python -m pytest tests/unit/test_fused_compiled.py
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -32,6 +38,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.cpu_speedup
 	$(BIN)/python -m benchmarks.gate_live
 	$(BIN)/python -m benchmarks.gate_decision
+	$(BIN)/python -m benchmarks.requantize
 	$(BIN)/python -m benchmarks.acceptance
 
 clean:

@@ -9,7 +9,7 @@ from torch import Tensor
 from .formats import Format, Quantized
 from .formats.format import ScaledFormat, join, split
 from .formats.fp8 import SIDE
-from .packing import PER_WORD, is_packed
+from .packing import PER_WORD, is_packed, pack_int4
 
 BAND = 2**20
 """Weights that a CPU quantizes at a time, 4 MiB as float32: all steps but the first and last then stay in its cache."""
@@ -72,27 +72,11 @@ def pack(form: Format, quantized: Quantized) -> Quantized:
     if not is_packed(form):
         return quantized
     data, scale, zero = quantized
-    return Quantized(pack_words(data), scale, None if zero is None else _pack_zeros(zero))
-
-
-def pack_words(codes: Tensor) -> Tensor:
-    """`packing.pack_int4`, a CPU's way: pairs of bytes become one, without a step in int32.
-
-    Args:
-        codes: 0 to 15, uint8 or int8 [N, K].
-
-    Returns:
-        int32 [N, K / 8]. Raises ValueError where 8 does not divide K.
-    """
-    rows, columns = codes.shape
-    if columns % PER_WORD:
-        raise ValueError(f"codes [{rows}, {columns}] cannot be packed: {PER_WORD} must divide the columns")
-    pairs = codes.contiguous().view(-1).view(torch.int16)
-    return (pairs >> 4).bitwise_or_(pairs).to(torch.int8).view(torch.int32).view(rows, columns // PER_WORD)
+    return Quantized(pack_int4(data), scale, None if zero is None else _pack_zeros(zero))
 
 
 def _pack_zeros(zero: Tensor) -> Tensor:
-    return pack_words(zero.t()).t().contiguous()
+    return pack_int4(zero.t()).t().contiguous()
 
 
 def _by_bands(form: ScaledFormat, weight: Tensor, out: Quantized) -> None:
@@ -107,7 +91,7 @@ def _by_bands(form: ScaledFormat, weight: Tensor, out: Quantized) -> None:
         codes = join(form.round_(split(values, block), scales), *values.shape)
         end = top + len(values)
         if is_packed(form):
-            out.data[top:end] = pack_words(codes.to(torch.int8))
+            out.data[top:end] = pack_int4(codes.to(torch.int8))
         else:
             out.data[top:end] = codes
         # A band is whole blocks, and whole words of zero points.

@@ -5,7 +5,7 @@ import torch
 
 from nemo_rl_efficientrollout.drafter import fused
 from nemo_rl_efficientrollout.drafter.formats import FORMATS, Quantized
-from nemo_rl_efficientrollout.drafter.fused import blank_packed, pack_words, quantize_packed
+from nemo_rl_efficientrollout.drafter.fused import blank_packed, quantize_packed
 from nemo_rl_efficientrollout.drafter.packing import pack_int4, unpack_int4
 
 SHAPES = [(32, 64), (96, 160), (128, 256), (256, 896)]
@@ -39,14 +39,6 @@ def test_bands_have_the_bits_of_the_specification(
                 fp8 = own.dtype == torch.float8_e4m3fn  # has no comparison
                 assert torch.equal(own.view(torch.uint8), like.view(torch.uint8)) if fp8 else torch.equal(own, like)
     assert torch.equal(weight, kept)
-
-
-def test_words_are_those_of_the_refit_stream() -> None:
-    codes = torch.randint(0, 16, (16, 64), dtype=torch.uint8)
-    assert torch.equal(pack_words(codes), pack_int4(codes))
-    assert torch.equal(pack_words(codes.t()), pack_int4(codes.t().contiguous()))
-    with pytest.raises(ValueError, match="12"):
-        pack_words(codes[:, :12].contiguous())
 
 
 @pytest.mark.parametrize("name", ["int4", "int4_symmetric"])
