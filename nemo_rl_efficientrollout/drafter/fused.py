@@ -6,7 +6,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from .formats import Format, Quantized
+from .formats import Format, Quantized, te
 from .formats.format import ScaledFormat, join, split
 from .formats.fp8 import SIDE
 from .packing import PER_WORD, is_packed, pack_int4
@@ -18,8 +18,9 @@ BAND = 2**20
 def quantize_packed(form: Format, weight: Tensor, out: Quantized | None = None) -> Quantized:
     """`form.quantize(weight)`, bit for bit, with four-bit codes and zero points eight to an int32.
 
-    On a GPU with Triton one kernel reads each BF16 weight once. Elsewhere, for other types, and for sides that no such
-    kernel takes, the specification computes it some output channels at a time.
+    On a GPU, blocks of FP8 are Transformer Engine's where it is present, and with Triton one kernel reads each BF16
+    weight once. Elsewhere, for other types, and for sides that no such kernel takes, the specification computes it some
+    output channels at a time.
 
     Args:
         weight: [N, K], floating.
@@ -35,6 +36,8 @@ def quantize_packed(form: Format, weight: Tensor, out: Quantized | None = None) 
     """
     if not isinstance(form, ScaledFormat):
         return form.quantize(weight)
+    if weight.is_cuda and form.name == "fp8_block" and te.is_proven(weight.device):
+        return _into(out, te.quantize_fp8_block(weight), form, weight)
     if weight.is_cuda and find_spec("triton") is not None:
         from . import fused_triton
 
@@ -42,6 +45,15 @@ def quantize_packed(form: Format, weight: Tensor, out: Quantized | None = None) 
             return fused_triton.quantize_packed(form, weight, out)
     out = buffers(form, weight, out)
     _by_bands(form, weight, out)
+    return out
+
+
+def _into(out: Quantized | None, made: Quantized, form: Format, weight: Tensor) -> Quantized:
+    if out is None:
+        return made
+    for own, new in zip(buffers(form, weight, out), made, strict=True):
+        if own is not None and new is not None:
+            own.copy_(new)
     return out
 
 

@@ -7,8 +7,8 @@ spelled out: division is IEEE's, rounding to even is an addition, and BF16 and E
 from typing import Any
 
 import torch
-import triton
-import triton.language as tl
+import triton  # pyright: ignore[reportMissingImports]
+import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
 from .formats import Format, Fp8, Fp8Block, Int4, Int4Symmetric, Quantized

@@ -10,8 +10,8 @@ triton = pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
 
-from triton.backends.compiler import GPUTarget  # noqa: E402
-from triton.compiler import ASTSource  # noqa: E402
+from triton.backends.compiler import GPUTarget  # noqa: E402  # pyright: ignore[reportMissingImports]
+from triton.compiler import ASTSource  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 from nemo_rl_efficientrollout.drafter import fused_triton  # noqa: E402
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nemo_rl_efficientrollout.drafter.formats import FORMATS
+from nemo_rl_efficientrollout.drafter.formats import FORMATS, Quantized
 from nemo_rl_efficientrollout.drafter.formats import te as our_te
 from nemo_rl_efficientrollout.errors import UnsupportedError
 
@@ -90,6 +90,26 @@ def test_the_quantizer_is_asked_for_square_blocks_and_exact_scales(monkeypatch: 
     assert quantized.scale.shape == (2, 5)
     assert quantized.scale.is_contiguous()
     assert torch.equal(quantized.scale, expected.scale)
+
+
+@pytest.mark.parametrize("fault", ["", "other scales", "other codes", "other interface"])
+def test_it_is_used_only_where_it_gives_the_specifications_bits(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    FakeTransformerEngine().install(monkeypatch)
+    monkeypatch.setattr(our_te, "why_not", lambda device: None)
+    quantize = our_te.quantize_fp8_block
+    if fault == "other interface":
+        monkeypatch.setitem(sys.modules, "transformer_engine_torch", ModuleType("transformer_engine_torch"))
+    elif fault:
+        scale, shift = (2.0, 0) if fault == "other scales" else (1.0, 1)
+
+        def differently(weight: Tensor) -> Quantized:
+            data, scales, _ = quantize(weight)
+            return Quantized((data.view(torch.uint8) + shift).view(torch.float8_e4m3fn), scales * scale)
+
+        monkeypatch.setattr(our_te, "quantize_fp8_block", differently)
+    our_te.is_proven.cache_clear()
+    assert our_te.is_proven(torch.device("cpu")) == (not fault)
+    our_te.is_proven.cache_clear()
 
 
 @pytest.mark.parametrize(("capability", "works"), [((8, 9), False), ((9, 0), True), ((10, 0), False)])

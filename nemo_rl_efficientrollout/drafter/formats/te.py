@@ -4,6 +4,7 @@ Only this format: its other quantizers have one scale per tensor, or powers of t
 that are no powers of two.
 """
 
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ...errors import UnsupportedError
 from .format import Quantized
-from .fp8 import SIDE
+from .fp8 import SIDE, Fp8Block
 
 HOPPER, BLACKWELL = (9, 0), (10, 0)
 
@@ -32,6 +33,21 @@ def why_not(device: torch.device) -> str | None:
     except (ImportError, OSError, RuntimeError) as error:  # built for another torch, a library it misses
         return f"transformer_engine does not load: {str(error).strip().partition(chr(10))[0]}"
     return None if hasattr(te, "Float8BlockQuantizer") else "transformer_engine has no Float8BlockQuantizer: too old"
+
+
+@cache
+def is_proven(device: torch.device) -> bool:
+    """Whether it can quantize on `device` and gives the specification's bits; tried once, on two blocks."""
+    if why_not(device) is not None:
+        return False
+    sample = torch.linspace(-3.0, 3.0, 2 * SIDE * SIDE, device=device).view(SIDE, 2 * SIDE).bfloat16()
+    try:
+        own = quantize_fp8_block(sample)
+    except (AttributeError, KeyError, TypeError, RuntimeError):  # a version whose interface is another
+        return False
+    expected = Fp8Block().quantize(sample)
+    same_codes = torch.equal(own.data.view(torch.uint8), expected.data.view(torch.uint8))
+    return same_codes and torch.equal(own.scale, expected.scale)
 
 
 def quantize_fp8_block(weight: Tensor) -> Quantized:
