@@ -39,6 +39,13 @@ class Requantizer:
         with self._timed(), self._beside():
             for layer, matrices in filled:
                 self._finite[layer.path] = layer.fill(matrices)
+                self._keep_until_used(matrices)
+
+    def _keep_until_used(self, matrices: list[Quantized]) -> None:
+        """They were allocated on another stream, which could otherwise reuse their memory too early."""
+        if self._stream is not None:
+            for tensor in (tensor for matrix in matrices for tensor in matrix if tensor is not None):
+                tensor.record_stream(self._stream)
 
     def finish(self) -> list[str]:
         """Refill what is left, and wait. Returns the paths of layers that hold NaN or infinity."""

