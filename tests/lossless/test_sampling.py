@@ -57,8 +57,9 @@ def add_noise(llm: LLM) -> None:
     torch.manual_seed(0)
     twin = worker_state(llm).twin
     with torch.inference_mode():
-        for source, layer, method in twin.quantized:
-            method.refill(layer, source.weight + 0.5 * source.weight.std() * torch.randn_like(source.weight))
+        for layer in twin.quantized:
+            weight = layer.source.weight
+            layer.fill([layer.method.format.quantize(weight + 0.5 * weight.std() * torch.randn_like(weight))])
 
 
 def sample(llm: LLM, count: int = SAMPLES) -> Counter:
