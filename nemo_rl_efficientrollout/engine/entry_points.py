@@ -56,7 +56,7 @@ def watch(worker: Any) -> None:
 def _reporting(worker: Any, original: Any, entry: EntryPoint) -> Any:
     @wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
-        state = _state(worker)
+        state = state_of(worker)
         state.begin_refit(whole=entry.whole, continues=entry.continues)
         try:
             answer = original(*args, **kwargs)
@@ -72,5 +72,6 @@ def _reporting(worker: Any, original: Any, entry: EntryPoint) -> Any:
     return call
 
 
-def _state(worker: Any) -> "SelfSpeculation":
+def state_of(worker: Any) -> "SelfSpeculation":
+    """The part of `worker` that owns its drafter."""
     return worker.model_runner.self_speculation

@@ -1,17 +1,14 @@
 """What `collective_rpc` can ask of an engine. Workers hold the weights, the engine core holds gate and ledger."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import load as unpack
 from safetensors.torch import save as pack
 
 from ..errors import UserError
-from .entry_points import REFITS
-
-if TYPE_CHECKING:
-    from .self_speculation import SelfSpeculation
+from .entry_points import REFITS, state_of
 
 PROBE_SECONDS = 2.0
 """Time that the detector may take when an engine starts."""
@@ -22,7 +19,7 @@ Weights = Mapping[str, torch.Tensor] | bytes
 
 def efficientrollout_stats(worker: Any) -> dict[str, Any]:
     """Versions and counters; cumulative since start, except `requantize_seconds`, which is the last one."""
-    refit = _state(worker).refit
+    refit = state_of(worker).refit
     return {
         "policy_version": refit.policy_version,
         "drafter_version": refit.drafter_version,
@@ -34,19 +31,19 @@ def efficientrollout_stats(worker: Any) -> dict[str, Any]:
 def efficientrollout_load_weights(worker: Any, weights: Weights) -> dict[str, Any]:
     """Load tensors under their Hugging Face names into the policy, then re-quantize the drafter."""
     named = unpack(weights) if isinstance(weights, bytes) else weights
-    _state(worker).load_weights(named.items())
+    state_of(worker).load_weights(named.items())
     return efficientrollout_stats(worker)
 
 
 def efficientrollout_requantize(worker: Any) -> dict[str, Any]:
     """Rebuild the drafter from the policy's present weights, after they were changed by other means."""
-    _state(worker).requantize()
+    state_of(worker).requantize()
     return efficientrollout_stats(worker)
 
 
 def efficientrollout_refresh(worker: Any, needed: bool) -> None:
-    """Setting `drafter.refresh: on_evidence`: whether the drafter must be made anew. Asked by the engine core."""
-    _state(worker).refresh(needed)
+    """Setting `refit.refresh: on_evidence`: whether the drafter must be made anew. Asked by the engine core."""
+    state_of(worker).refresh(needed)
 
 
 def efficientrollout_set_gate(worker: Any, gate: Mapping[str, Any]) -> None:
@@ -67,7 +64,7 @@ def efficientrollout_detect(worker: Any, max_rows: int) -> dict[str, Any]:
     """Probe this worker's device with the model's layer shapes: `Detection.to_dict()`, or `refused` with a reason."""
     from ..gate.detector import detect, layer_shapes
 
-    if _state(worker).twin is None:
+    if state_of(worker).twin is None:
         return {"refused": "there is no drafter"}
     config = worker.vllm_config
     try:
@@ -110,7 +107,7 @@ def answer_in_engine_core(original: Any) -> Any:
         refits = method == efficientrollout_load_weights.__name__ or method in REFITS
         try:
             answers = original(core, method, timeout, args, kwargs)
-            if refits:
+            if refits and scheduler.evidence is not None:
                 needed = scheduler.evidence.drafter_is_worse()
                 original(core, efficientrollout_refresh.__name__, timeout, (needed,))
         finally:
@@ -160,7 +157,3 @@ _WITH_COUNTERS = {
     efficientrollout_load_weights.__name__,
     efficientrollout_requantize.__name__,
 }
-
-
-def _state(worker: Any) -> "SelfSpeculation":
-    return worker.model_runner.self_speculation

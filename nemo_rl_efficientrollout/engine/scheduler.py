@@ -39,7 +39,7 @@ class DraftLengthScheduler(Scheduler):
         self._auto: AutoGate | None = None
         self.gate = self._make_gate(settings.gate)
         self.ledger = Ledger(self.num_spec_tokens)
-        self.evidence = Evidence()
+        self.evidence = Evidence() if settings.refit.refresh == "on_evidence" else None
         self.dynamic_sd_lookup = _AskGate(self)  # type: ignore[assignment]
         self._schedule_started = 0.0
 
@@ -82,7 +82,8 @@ class DraftLengthScheduler(Scheduler):
             if self.gate.learns:
                 self.gate.observe(step)
             self.ledger.record(step, now)
-            self.evidence.observe(step.drafted, step.accepted)
+            if self.evidence is not None and step.drafted:
+                self.evidence.observe(step.drafted, step.accepted)
         return super().update_from_output(scheduler_output, model_runner_output)
 
     def load(self) -> Load:

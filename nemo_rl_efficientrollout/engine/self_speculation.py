@@ -30,6 +30,7 @@ class SelfSpeculation:
         self._target: Any = None
         self._requantizer: Requantizer | None = None
         self._session: RefitSession | None = None
+        self._awaits_verdict = False  # whether the drafter may be kept, asked where `refit.refresh` is `on_evidence`
         self._asleep: set[str] = set()
         self._rebuild_due = False  # once all is awake, unless a refit comes first
 
@@ -84,7 +85,7 @@ class SelfSpeculation:
         if self.twin is None or self._requantizer is None or (continues and self._session is not None):
             return
         self.refit.begin()
-        self._rebuild_due = False
+        self._rebuild_due = self._awaits_verdict = False
         self._session = RefitSession(self._target, self.twin, self._requantizer, self._settings, whole)
 
     def fail_refit(self, reason: str) -> None:
@@ -104,14 +105,16 @@ class SelfSpeculation:
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
             self._lose(problems[0] + more)
         elif self._settings.refit.refresh == "on_evidence" and self.refit.drafter_version >= 0:
+            self._awaits_verdict = True
             self.refit.fail("waiting for a word whether the drafter is still good enough")
         else:
             self._complete()
 
     def refresh(self, needed: bool) -> None:
-        """Setting `refit.refresh` is `on_evidence`: whether acceptance has fallen since the drafter was made."""
-        if self.twin is None or self._session is not None or self._settings.refit.refresh == "every":
+        """The verdict on a drafter after a refit that went well: whether acceptance has fallen since it was made."""
+        if not self._awaits_verdict:
             return
+        self._awaits_verdict = False
         if needed:
             self.requantize()
         else:

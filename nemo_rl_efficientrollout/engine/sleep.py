@@ -4,10 +4,9 @@ vLLM copies to the host what was allocated under the tag `weights`, so the draft
 """
 
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from .self_speculation import SelfSpeculation
+from .entry_points import state_of
 
 TAG = "efficientrollout_drafter"
 
@@ -25,7 +24,7 @@ def _loading(worker: Any, original: Any) -> Any:
         answer = original(*args, **kwargs)
         if worker.vllm_config.model_config.enable_sleep_mode:
             with worker._maybe_get_memory_pool_context(TAG):
-                _state(worker).rehouse()
+                state_of(worker).rehouse()
         return answer
 
     return load_model
@@ -34,7 +33,7 @@ def _loading(worker: Any, original: Any) -> Any:
 def _sleeping(worker: Any, original: Any) -> Any:
     @wraps(original)
     def sleep(level: int = 1) -> Any:
-        _state(worker).sleep(level)
+        state_of(worker).sleep(level)
         return original(level)
 
     return sleep
@@ -45,11 +44,7 @@ def _waking(worker: Any, original: Any) -> Any:
     def wake_up(tags: list[str] | None = None) -> Any:
         weights = tags is None or "weights" in tags
         answer = original([*tags, TAG] if tags is not None and weights else tags)
-        _state(worker).wake_up(tags)
+        state_of(worker).wake_up(tags)
         return answer
 
     return wake_up
-
-
-def _state(worker: Any) -> "SelfSpeculation":
-    return worker.model_runner.self_speculation

@@ -43,8 +43,12 @@ class DraftLayer:
     path: str
     """Of the policy's layer, such as `model.layers.0.self_attn.qkv_proj`."""
     source: Any
-    layer: nn.Module
     method: DraftLinear | DraftExperts
+
+    @property
+    def layer(self) -> nn.Module:
+        """The twin's."""
+        return self.method.layer
 
     def weights(self) -> list[Tensor]:
         """The policy's matrices, in the order that `fill` takes."""
@@ -165,7 +169,7 @@ def _own_weight(twin: Twin, path: str, layer: LinearBase, source: nn.Module, set
     layer.register_parameter("bias", source.bias)  # type: ignore[arg-type]
     method = new_linear(layer, settings)
     layer.quant_method = method
-    twin.quantized.append(DraftLayer(path, source, layer, method))
+    twin.quantized.append(DraftLayer(path, source, method))
 
 
 def _own_experts(twin: Twin, path: str, runner: Any, source: Any, settings: DrafterSettings) -> None:
@@ -180,7 +184,7 @@ def _own_experts(twin: Twin, path: str, runner: Any, source: Any, settings: Draf
     layer._parameters.clear()
     here = f"{path}.routed_experts"
     method = new_experts(here, layer, theirs, settings)
-    twin.quantized.append(DraftLayer(here, theirs, layer, method))
+    twin.quantized.append(DraftLayer(here, theirs, method))
 
 
 def _own_head(twin: Twin, path: str, source: nn.Module, settings: DrafterSettings) -> nn.Module:
@@ -189,7 +193,7 @@ def _own_head(twin: Twin, path: str, source: nn.Module, settings: DrafterSetting
     head._parameters = {"bias": source._parameters.get("bias")}
     method = new_linear(head, settings)
     head.quant_method = method  # type: ignore[assignment]
-    twin.quantized.append(DraftLayer(path, source, head, method))
+    twin.quantized.append(DraftLayer(path, source, method))
     return head
 
 

@@ -329,6 +329,14 @@ def test_refit_while_requests_are_in_flight(llm: LLM, models: dict[int, Path], g
     assert (stats(llm)["drafted_tokens"] > 0) == good
 
 
+def test_a_verdict_on_the_drafter_does_not_heal_a_failed_refit(models: dict[int, Path]) -> None:
+    llm = start(models[0], {**SETTINGS, "refit": {"refresh": "on_evidence"}})
+    generate(llm, prompts(16, VOCABULARY), 64)
+    stream, words = broken(weights_of(models[1]), "missing")
+    core_of(llm).collective_rpc("efficientrollout_load_weights", args=(dict(stream),))
+    assert_stale(llm, *words)
+
+
 def test_drafter_is_remade_only_on_evidence(models: dict[int, Path], expected: Any) -> None:
     settings = {**SETTINGS, "refit": {"refresh": "on_evidence"}}
     llm = start(models[0], settings)

@@ -13,7 +13,8 @@ from vllm.platforms import current_platform
 
 from ..patching import wrap
 
-NAMES = ("w13_weight", "w2_weight")
+EXPERT_WEIGHTS = ("w13_weight", "w2_weight")
+"""vLLM's parameters: [experts, 2·intermediate, hidden] gate over up, and [experts, hidden, intermediate]."""
 
 
 def install() -> None:
@@ -38,17 +39,17 @@ def _keeping_originals(original: Any) -> Any:
         if not hasattr(experts, "packed") and (config is None or not is_enabled(config)):
             original(experts, layer)
             return
-        kept = [getattr(layer, name) for name in NAMES]
-        for name, weight in zip(NAMES, kept, strict=True):
+        kept = [getattr(layer, name) for name in EXPERT_WEIGHTS]
+        for name, weight in zip(EXPERT_WEIGHTS, kept, strict=True):
             layer.register_parameter(name, torch.nn.Parameter(weight.detach().clone(), requires_grad=False))
         original(experts, layer)
-        packed = [getattr(layer, name).data for name in NAMES]
+        packed = [getattr(layer, name).data for name in EXPERT_WEIGHTS]
         if hasattr(experts, "packed"):  # compiled graphs hold its addresses
             for old, new in zip(experts.packed, packed, strict=True):
                 old.copy_(new)
         else:
             experts.packed = packed
-        for name, weight in zip(NAMES, kept, strict=True):
+        for name, weight in zip(EXPERT_WEIGHTS, kept, strict=True):
             layer.register_parameter(name, weight)
 
     return process_weights_after_loading

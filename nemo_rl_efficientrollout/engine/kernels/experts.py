@@ -14,9 +14,8 @@ from ...config import DrafterSettings
 from ...drafter.formats import Format, Quantized, format_named
 from ...errors import UnsupportedError
 from ..compat import cpu_experts
+from ..compat.cpu_experts import EXPERT_WEIGHTS
 
-EXPERT_WEIGHTS = ("w13_weight", "w2_weight")
-"""vLLM's parameters: [experts, 2·intermediate, hidden] gate over up, and [experts, hidden, intermediate]."""
 PLAIN_BACKENDS = (UnquantizedMoeBackend.TRITON, UnquantizedMoeBackend.BATCHED_TRITON, UnquantizedMoeBackend.CPU)
 """Backends that leave the policy's expert weights as they were loaded, so that they can be quantized from."""
 
