@@ -79,8 +79,7 @@ class Format(ABC):
         return Extent(low.clamp(max=0.0), high.clamp(min=0.0))
 
     def quantize(self, weight: Tensor) -> Quantized:
-        """Extent and codes of a whole weight. NaN or infinity in a block makes its scale or its codes meaningless:
-        `is_finite` of the extent tells."""
+        """Extent and codes of a whole weight. NaN or infinity in a block shows in its scale."""
         return self.encode(weight, self.extent(weight))
 
     def bytes(self, rows: int, columns: int) -> int:
@@ -154,8 +153,3 @@ def quotient(numerator: Tensor | float, denominator: Tensor | float) -> Tensor:
     if not isinstance(numerator, Tensor):
         numerator = denominator.new_full((), numerator)
     return numerator / denominator
-
-
-def is_finite(extent: Extent) -> Tensor:
-    """Whether every weight was a number: a scalar on the weight's device, so that reading it can wait."""
-    return torch.isfinite(extent.low).all() & torch.isfinite(extent.high).all()
