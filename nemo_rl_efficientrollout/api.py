@@ -8,7 +8,7 @@ from .config import KEY, read_settings
 from .engine.versions import check_vllm_version
 from .errors import UnsupportedError
 
-SCHEDULER = "nemo_rl_efficientrollout.engine.scheduler.DraftLengthScheduler"
+SCHEDULER = "nemo_rl_efficientrollout.engine.scheduler.new_scheduler"
 
 
 def engine_kwargs(model: str | PathLike[str], settings: Any = None) -> dict[str, Any]:
@@ -46,6 +46,5 @@ def engine_kwargs(model: str | PathLike[str], settings: Any = None) -> dict[str,
             "rejection_sample_method": "standard",
         },
         "scheduler_cls": SCHEDULER,
-        "async_scheduling": False,  # the worker hands its drafts back to this scheduler after every step
         "additional_config": {KEY: checked.model_dump()},
     }

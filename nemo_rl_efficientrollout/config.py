@@ -59,6 +59,8 @@ class DraftLengthSettings(_Block):
 
     max: int = Field(default=5, ge=1, le=MAX_DRAFT_LENGTH)
     """Largest γ. KV-cache slots for it are reserved for every request."""
+    max_requests: int = Field(default=64, ge=1)
+    """Largest batch that is drafted for. Bounds the memory of draft distributions, which grow with batch and γ."""
 
 
 class GateSettings(_Block):

@@ -34,13 +34,16 @@ def register() -> None:
     from vllm.v1.engine.core_client import AsyncMPClient, SyncMPClient
     from vllm.v1.worker.worker_base import WorkerBase
 
-    from . import rpc
+    from . import rpc, self_test, workers
 
     for method in rpc.WORKER_METHODS:
         setattr(WorkerBase, method.__name__, method)
     wrap(WorkerBase, "__init__", _prepare_worker_process_first)
-    wrap(EngineCore, "_initialize_kv_caches", rpc.offer_probe_to_scheduler)
+    wrap(EngineCore, "_initialize_kv_caches", workers.offer_to_scheduler)
+    wrap(EngineCore, "__init__", self_test.after_init)
     wrap(EngineCore, "collective_rpc", rpc.answer_in_engine_core)
+    wrap(EngineCore, "sleep", rpc.tell_scheduler)
+    wrap(EngineCore, "wake_up", rpc.tell_scheduler)
     wrap(SyncMPClient, "collective_rpc", rpc.pack_weights_for_transport)
     wrap(AsyncMPClient, "collective_rpc_async", rpc.pack_weights_for_transport)
     _active = True
@@ -63,11 +66,7 @@ def require_active() -> None:
 def _prepare_worker_process_first(original: Any) -> Any:
     def init(worker: Any, vllm_config: "VllmConfig", *args: Any, **kwargs: Any) -> None:
         if is_enabled(vllm_config):
-            _require_runner_v1(vllm_config)
-            # Late, and only in processes that run a model: these modules import torch kernels and runners.
-            from .runner_v1 import install
-
-            install()
+            _install_runner(vllm_config)
         original(worker, vllm_config, *args, **kwargs)
         if is_enabled(vllm_config):
             from . import entry_points, sleep
@@ -78,8 +77,18 @@ def _prepare_worker_process_first(original: Any) -> Any:
     return init
 
 
-def _require_runner_v1(vllm_config: "VllmConfig") -> None:
+def _install_runner(vllm_config: "VllmConfig") -> None:
+    # Late, and only in processes that run a model: these modules import torch kernels and runners.
     if vllm_config.use_v2_model_runner:
+        from . import runner_v2
+
+        runner_v2.install()
+        return
+    if vllm_config.scheduler_config.async_scheduling:
         raise UnsupportedError(
-            "this engine uses vLLM's model runner V2, which is not supported yet: set VLLM_USE_V2_MODEL_RUNNER=0"
+            "vLLM's model runner V1 drafts only under synchronous scheduling: set async_scheduling to false,"
+            " or use model runner V2 (VLLM_USE_V2_MODEL_RUNNER=1)"
         )
+    from . import runner_v1
+
+    runner_v1.install()

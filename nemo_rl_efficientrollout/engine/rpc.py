@@ -60,6 +60,21 @@ def efficientrollout_gate(worker: Any) -> dict[str, Any]:
     return {}
 
 
+def efficientrollout_may_draft(worker: Any) -> bool:
+    """Whether this worker's drafter exists and is as new as its policy."""
+    return state_of(worker).ready
+
+
+def efficientrollout_draft_by_policy(worker: Any, policy: bool) -> None:
+    """For the start-up test: let the policy itself draft, or its drafter again."""
+    worker.model_runner.draft_by_policy(policy)
+
+
+def efficientrollout_decode_plainly(worker: Any, reason: str) -> None:
+    """Give the drafter up for good. Raises UnsupportedError if the settings are strict."""
+    state_of(worker).decode_plainly(reason)
+
+
 def efficientrollout_detect(worker: Any, max_rows: int) -> dict[str, Any]:
     """Probe this worker's device with the model's layer shapes: `Detection.to_dict()`, or `refused` with a reason."""
     from ..gate.detector import detect, layer_shapes
@@ -82,6 +97,9 @@ WORKER_METHODS = (
     efficientrollout_set_gate,
     efficientrollout_timeline,
     efficientrollout_gate,
+    efficientrollout_may_draft,
+    efficientrollout_draft_by_policy,
+    efficientrollout_decode_plainly,
     efficientrollout_detect,
 )
 
@@ -92,10 +110,10 @@ def answer_in_engine_core(original: Any) -> Any:
     def collective_rpc(
         core: Any, method: Any, timeout: float | None = None, args: tuple = (), kwargs: Any = None
     ) -> list[Any]:
-        from .scheduler import DraftLengthScheduler
+        from .scheduler import DraftLengths
 
         scheduler = getattr(core, "scheduler", None)
-        if not isinstance(scheduler, DraftLengthScheduler):
+        if not isinstance(scheduler, DraftLengths):
             return original(core, method, timeout, args, kwargs)
         if method == efficientrollout_set_gate.__name__:
             scheduler.set_gate(*args, **(kwargs or {}))
@@ -115,6 +133,7 @@ def answer_in_engine_core(original: Any) -> Any:
                 core.reset_prefix_cache()  # cached keys and values belong to the old weights
             if refits:
                 scheduler.refit()
+            scheduler.workers_changed()
         if method in _WITH_COUNTERS:
             return [answer | scheduler.ledger.counters() for answer in answers]
         return answers
@@ -122,20 +141,23 @@ def answer_in_engine_core(original: Any) -> Any:
     return collective_rpc
 
 
-def offer_probe_to_scheduler(original: Any) -> Any:
-    """Wrap `EngineCore._initialize_kv_caches`, the last step before the scheduler is built: workers are ready."""
+def tell_scheduler(original: Any) -> Any:
+    """Wrap a method of `EngineCore` that takes memory from the workers or gives it back."""
 
-    def initialize(core: Any, vllm_config: Any, *args: Any, **kwargs: Any) -> Any:
-        from .plugin import is_enabled
-        from .seeding import offer_probe
+    def call(core: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(core, *args, **kwargs)
+        finally:
+            _workers_changed(core)
 
-        caches, executor = original(core, vllm_config, *args, **kwargs), core.model_executor
-        if is_enabled(vllm_config):
-            ask = efficientrollout_detect.__name__
-            offer_probe(vllm_config, lambda max_rows: executor.collective_rpc(ask, args=(max_rows,))[0])
-        return caches
+    return call
 
-    return initialize
+
+def _workers_changed(core: Any) -> None:
+    from .scheduler import DraftLengths
+
+    if isinstance(getattr(core, "scheduler", None), DraftLengths):
+        core.scheduler.workers_changed()
 
 
 def pack_weights_for_transport(original: Any) -> Any:

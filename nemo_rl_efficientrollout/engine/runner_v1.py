@@ -50,6 +50,7 @@ class SelfSpeculativeRunner:
     """
 
     drafter: TwinProposer
+    model: Any
     speculative_config: Any
     _drafting = False
     """Whether the present step drafts for the next one."""
@@ -63,6 +64,10 @@ class SelfSpeculativeRunner:
     @property
     def self_speculation(self) -> SelfSpeculation:
         return self.drafter.state
+
+    def draft_by_policy(self, policy: bool) -> None:
+        """Put the policy itself in the drafter's place, or the drafter back."""
+        self.drafter.model = self.model if policy else self.drafter.state.twin.model  # type: ignore[union-attr]
 
     def execute_model(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
         self._drafting = scheduler_output.num_spec_tokens_to_schedule > 0 and self.drafter.state.ready

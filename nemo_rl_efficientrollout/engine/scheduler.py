@@ -1,8 +1,9 @@
 """The scheduler's part: ask the gate for γ before every step, tell it afterwards what came of it."""
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.outputs import ModelRunnerOutput
@@ -10,38 +11,39 @@ from vllm.v1.outputs import ModelRunnerOutput
 from ..config import KEY, GateSettings, read_gate, read_settings
 from ..gate import AutoGate, Gate, Load, Step, make_gate
 from ..gate.evidence import Evidence
+from . import workers
 from .ledger import Ledger
 from .plugin import require_active
-from .seeding import Seed, find_seed, take_probe
+from .seeding import Seed, find_seed
 
 
 class _AskGate:
     """Stands where vLLM keeps its table of draft lengths by batch size, and asks the gate instead."""
 
-    def __init__(self, scheduler: "DraftLengthScheduler") -> None:
+    def __init__(self, scheduler: "DraftLengths") -> None:
         self._scheduler = scheduler
 
     def __getitem__(self, scheduled_requests: int) -> int:
-        gate = self._scheduler.gate
-        return gate.choose(self._scheduler.load() if gate.learns else Load(scheduled_requests))
+        return self._scheduler.draft_length(scheduled_requests)
 
 
-class DraftLengthScheduler(Scheduler):
-    """vLLM's scheduler with γ chosen at every step."""
+class DraftLengths(Scheduler if TYPE_CHECKING else object):
+    """Mixin over vLLM's schedulers: γ is chosen at every step."""
 
     def __init__(self, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
         require_active()
         super().__init__(vllm_config, *args, **kwargs)
         settings = read_settings(vllm_config.additional_config[KEY])
         self._settings = settings
-        self._probe = take_probe(vllm_config)
+        self._workers = workers.take(vllm_config)
+        self._may_draft: bool | None = None  # unknown: the workers are asked before the next draft
         self._seed: Seed | None = None
         self._auto: AutoGate | None = None
+        self._last_step_ended = 0.0
         self.gate = self._make_gate(settings.gate)
         self.ledger = Ledger(self.num_spec_tokens)
         self.evidence = Evidence() if settings.refit.refresh == "on_evidence" else None
         self.dynamic_sd_lookup = _AskGate(self)  # type: ignore[assignment]
-        self._schedule_started = 0.0
 
     def set_gate(self, gate: Any) -> None:
         """Replace the gate while the engine runs. Raises UserError."""
@@ -52,11 +54,28 @@ class DraftLengthScheduler(Scheduler):
             return make_gate(settings, self.num_spec_tokens)
         if self._seed is None or self._seed.calibration != settings.calibration:
             wanted = self._settings.model_copy(update={"gate": settings})
-            self._seed = find_seed(wanted, self.vllm_config, self._probe)
+            self._seed = find_seed(wanted, self.vllm_config, self._workers.detect)
             self._auto = None
         if self._auto is None:
             self._auto = self._seed.gate(self.num_spec_tokens)
         return self._auto  # one that was set aside goes on with all that it learned
+
+    def draft_length(self, scheduled_requests: int) -> int:
+        """γ that this step drafts for the next one."""
+        if scheduled_requests > self._settings.draft_length.max_requests:
+            return 0
+        length = self.gate.choose(self.load() if self.gate.learns else Load(scheduled_requests))
+        return length if length and self.may_draft() else 0
+
+    def may_draft(self) -> bool:
+        """Whether every worker's drafter is fit to draft."""
+        if self._may_draft is None:
+            self._may_draft = self._workers.may_draft()
+        return self._may_draft
+
+    def workers_changed(self) -> None:
+        """Something was asked of the workers: their drafter may be fit now, or no longer."""
+        self._may_draft = None
 
     def refit(self) -> None:
         """The policy and its drafter have new weights."""
@@ -72,13 +91,19 @@ class DraftLengthScheduler(Scheduler):
         return described
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
-        self._schedule_started = time.perf_counter()
-        return super().schedule(*args, **kwargs)
+        started = time.perf_counter()
+        output = super().schedule(*args, **kwargs)
+        output.efficientrollout_started = started  # type: ignore[attr-defined]
+        return output
 
     def update_from_output(self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput) -> Any:
         now = time.perf_counter()
         if scheduler_output.num_scheduled_tokens:
-            step = self._read_step(scheduler_output, model_runner_output, now - self._schedule_started)
+            started = scheduler_output.efficientrollout_started  # type: ignore[attr-defined]
+            # Under asynchronous scheduling a step waits for the one before it.
+            seconds = now - max(started, self._last_step_ended)
+            self._last_step_ended = now
+            step = self._read_step(scheduler_output, model_runner_output, seconds)
             if self.gate.learns:
                 self.gate.observe(step)
             self.ledger.record(step, now)
@@ -92,7 +117,7 @@ class DraftLengthScheduler(Scheduler):
         return Load(len(contexts), sum(contexts) / max(len(contexts), 1))
 
     def _read_step(self, output: SchedulerOutput, result: ModelRunnerOutput, seconds: float) -> Step:
-        known = self.requests  # without those that were aborted in flight
+        known = self.requests  # without those that ended in flight
         names = output.num_scheduled_tokens
         contexts = {name: known[name].num_tokens for name in names if name in known} if self.gate.learns else {}
         load = Load(len(names), sum(contexts.values()) / max(len(contexts), 1))
@@ -101,7 +126,7 @@ class DraftLengthScheduler(Scheduler):
         for request, tokens in drafts.items():
             scheduled += len(tokens)
             sampled = result.sampled_token_ids[result.req_id_to_index[request]]
-            if sampled:  # empty when the request was discarded in flight
+            if sampled and request in known:  # empty when the request was discarded in flight
                 drafted.append(len(tokens))
                 accepted.append(len(sampled) - 1)
                 drafting.append(contexts.get(request, 0))
@@ -115,3 +140,17 @@ class DraftLengthScheduler(Scheduler):
             accepted=accepted,
             contexts=drafting,
         )
+
+
+class DraftLengthScheduler(DraftLengths, Scheduler):
+    """One step is scheduled when the one before it is done."""
+
+
+class AsyncDraftLengthScheduler(DraftLengths, AsyncScheduler):
+    """The next step is scheduled while the present one runs."""
+
+
+def new_scheduler(vllm_config: Any, *args: Any, **kwargs: Any) -> DraftLengths:
+    """What `scheduler_cls` names: whether scheduling is asynchronous is known only to the finished configuration."""
+    kind = AsyncDraftLengthScheduler if vllm_config.scheduler_config.async_scheduling else DraftLengthScheduler
+    return kind(vllm_config, *args, **kwargs)

@@ -25,8 +25,6 @@ logger = init_logger("vllm.efficientrollout")
 Probe = Callable[[int], Mapping[str, Any]]
 """Asks a worker for `Detection.to_dict()` up to a number of rows, or for `refused` with a reason."""
 
-_probes: dict[int, Probe] = {}
-
 KERNEL_EFFICIENCY = 1.3
 """T_D over what the drafter's bytes allow, before it is measured: small kernels, quantized activations."""
 ALL_REDUCE_LATENCY_S, ALL_REDUCE_BYTES_PER_S = 34e-6, 100e9
@@ -51,16 +49,6 @@ class Seed:
     def gate(self, max_draft_length: int) -> AutoGate:
         """An automatic gate that starts from here."""
         return AutoGate(max_draft_length, self.model, self.padding, self.prior)
-
-
-def offer_probe(config: VllmConfig, probe: Probe) -> None:
-    """Leave a probe for the scheduler that is about to be built: it sees no worker itself."""
-    _probes[id(config)] = probe
-
-
-def take_probe(config: VllmConfig) -> Probe:
-    """The probe that was left for this engine."""
-    return _probes.pop(id(config), lambda max_rows: {"refused": "no worker can be asked"})
 
 
 def find_seed(settings: Settings, config: VllmConfig, probe: Probe) -> Seed:

@@ -35,6 +35,11 @@ class SelfSpeculation:
         self._rebuild_due = False  # once all is awake, unless a refit comes first
 
     @property
+    def max_requests(self) -> int:
+        """Largest batch that is drafted for."""
+        return self._settings.draft_length.max_requests
+
+    @property
     def ready(self) -> bool:
         """Whether drafting is allowed: a twin exists and was made from the policy's present weights."""
         return self.twin is not None and self.refit.may_draft
