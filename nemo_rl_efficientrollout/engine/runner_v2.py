@@ -38,7 +38,7 @@ def _choose_speculator(stock: Any) -> Any:
     return init_speculator
 
 
-def _choose_graphs(stock: type) -> Any:
+def _choose_graphs(stock: Any) -> Any:
     def make_manager(vllm_config: Any, *args: Any, **kwargs: Any) -> Any:
         kind = VariableLengthGraphs if is_enabled(vllm_config) else stock
         return kind(vllm_config, *args, **kwargs)

@@ -49,7 +49,8 @@ def test_a_batch_takes_the_smallest_graph_that_holds_it(monkeypatch: pytest.Monk
     assert graphs.rows_for(1, 1) is None  # before capture
     graphs.capture(cuda.new_draft, torch.device("cpu"))
     assert [graphs.rows_for(batch, 3) for batch in (1, 3, 4, 5, 9, 16, 17, 20)] == [1, 4, 4, 8, 16, 16, 20, 20]
-    assert graphs.rows_for(21, 3) is None and graphs.rows_for(4, 4) is None
+    assert graphs.rows_for(21, 3) is None
+    assert graphs.rows_for(4, 4) is None
     graphs.replay(8, 2)
     assert cuda.runs[-1] == (8, 2)
 
@@ -57,7 +58,9 @@ def test_a_batch_takes_the_smallest_graph_that_holds_it(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("most", [1, 2, 3, 8, 13, 64])
 def test_row_sizes_end_at_the_largest_batch(most: int) -> None:
     sizes = row_sizes(most)
-    assert sizes == sorted(set(sizes)) and sizes[0] == 1 and sizes[-1] == most
+    assert sizes == sorted(set(sizes))
+    assert sizes[0] == 1
+    assert sizes[-1] == most
 
 
 def test_the_target_keeps_vllm_s_own_sizes_for_plain_decoding() -> None:

@@ -39,9 +39,9 @@ def recorded(**arguments: Any) -> dict[str, Any]:
     """What reaches vLLM's sampler."""
     seen: dict[str, Any] = {}
     names = (
-        "target_logits draft_logits draft_sampled cu_num_logits pos idx_mapping expanded_idx_mapping"
-        " expanded_local_pos temperature seed num_speculative_steps"
-    ).split()
+        *("target_logits", "draft_logits", "draft_sampled", "cu_num_logits", "pos", "idx_mapping"),
+        *("expanded_idx_mapping", "expanded_local_pos", "temperature", "seed", "num_speculative_steps"),
+    )
 
     def original(*args: Any, **kwargs: Any) -> None:
         seen.update(zip(names, args, strict=True), **kwargs)

@@ -1,4 +1,4 @@
-"""The V2 speculator against a fake runner that records what it is asked: positions, slots, lengths, rows, no waiting."""
+"""The V2 speculator against a fake runner that records what it is asked, and without waiting."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -57,7 +57,8 @@ class Runner:
         return new
 
     def compute_slot_mappings(self, states: Tensor, starts: Tensor, positions: Tensor, padded: int) -> Tensor:
-        assert len(states) == padded and len(starts) == padded + 1
+        assert len(states) == padded
+        assert len(starts) == padded + 1
         return torch.where(states < 0, -1, 100 * states + positions)[None]
 
     def get_dummy_block_tables(self, rows: int) -> None:
@@ -88,7 +89,7 @@ class Runner:
         return (logits + 1).to(torch.int64)
 
     def propose(self, length: int, **changes: Any) -> Tensor:
-        """Three requests, states 6, 2 and 4: one that verified and lost a draft, one in mid-prompt, one at the limit."""
+        """Three requests, states 6, 2 and 4: one lost a draft, one is in mid-prompt, one at the limit."""
         self.speculator.draft_length = length
         step = SimpleNamespace(
             num_reqs=3,
@@ -117,9 +118,11 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> Runner:
 
 def test_each_draft_continues_the_last_on_the_target_s_cache(runner: Runner) -> None:
     drafts = runner.propose(2)
-    assert drafts[0, :2].tolist() == [47, 48] and drafts[2, :2].tolist() == [45, 46]
+    assert drafts[0, :2].tolist() == [47, 48]
+    assert drafts[2, :2].tolist() == [45, 46]
     first, second = runner.calls
-    assert first["tokens"] == [46, 42, 44] and second["tokens"][0] == 47
+    assert first["tokens"] == [46, 42, 44]
+    assert second["tokens"][0] == 47
     # 20 cached less one rejected: the token just sampled is the 20th, at position 19.
     assert (first["positions"][0], second["positions"][0]) == (19, 20)
     assert (first["lengths"][0], second["lengths"][0]) == (20, 21)
@@ -151,7 +154,8 @@ def test_buffers_beyond_the_batch_are_nobody_s(runner: Runner) -> None:
     speculator = runner.speculator
     assert speculator.input_buffers.seq_lens[3:].tolist() == [0] * 5
     assert speculator.input_buffers.query_start_loc.tolist() == [0, 1, 2, 3, 3, 3, 3, 3, 3]
-    assert speculator.idx_mapping[3:].tolist() == [-1] * 5 and speculator._index[3:].tolist() == [-1] * 5
+    assert speculator.idx_mapping[3:].tolist() == [-1] * 5
+    assert speculator._index[3:].tolist() == [-1] * 5
 
 
 def test_plain_steps_and_too_large_batches_run_nothing(runner: Runner) -> None:
@@ -163,9 +167,11 @@ def test_plain_steps_and_too_large_batches_run_nothing(runner: Runner) -> None:
 
 def test_a_drafter_that_fell_behind_is_not_run_and_its_drafts_are_certain(runner: Runner) -> None:
     runner.speculator.state.ready = False
-    assert runner.propose(2).eq(0).all() and runner.calls == []
+    assert runner.propose(2).eq(0).all()
+    assert runner.calls == []
     probabilities = runner.speculator.draft_logits.logits[:3].softmax(dim=-1)
-    assert probabilities[..., 0].eq(1).all() and probabilities[..., 1:].eq(0).all()
+    assert probabilities[..., 0].eq(1).all()
+    assert probabilities[..., 1:].eq(0).all()
     assert runner.speculator.draft_logits.owner.tolist() == [6, 2, 4, FREE]
 
 
@@ -185,7 +191,9 @@ class Graphs:
 def test_with_graphs_one_launch_drafts_all(runner: Runner) -> None:
     runner.speculator._graphs = graphs = Graphs()
     runner.propose(3)
-    assert graphs.launched == [(4, 3)] and runner.calls == [] and runner.metadata_built == 0
+    assert graphs.launched == [(4, 3)]
+    assert runner.calls == []
+    assert runner.metadata_built == 0
 
 
 def test_a_profiling_run_and_the_start_up_test_need_no_graphs(runner: Runner) -> None:
@@ -193,7 +201,8 @@ def test_a_profiling_run_and_the_start_up_test_need_no_graphs(runner: Runner) ->
     runner.propose(1, dummy_run=True, skip_attn_for_dummy_run=True, is_profile=True)
     runner.speculator.draft_by_policy(runner)
     runner.propose(1)
-    assert graphs.launched == [] and len(runner.calls) == 2
+    assert graphs.launched == []
+    assert len(runner.calls) == 2
     assert runner.calls[0]["slots"] is None
 
 
@@ -202,12 +211,14 @@ def test_a_dummy_run_leaves_the_rows_of_real_drafts_alone(runner: Runner) -> Non
     owners = runner.speculator.draft_logits.owner.tolist()
     runner.propose(1, dummy_run=True, skip_attn_for_dummy_run=False)
     assert runner.speculator.draft_logits.owner.tolist() == owners
-    assert runner.calls[-1]["slots"] == [-1, -1, -1] and runner.calls[-1]["index"] == [-1, -1, -1]
+    assert runner.calls[-1]["slots"] == [-1, -1, -1]
+    assert runner.calls[-1]["index"] == [-1, -1, -1]
 
 
 def test_metadata_in_a_graph_is_built_once_and_refreshed_on_the_device(runner: Runner) -> None:
     runner.speculator._prepare_capture(4, 3)()
-    assert runner.metadata_built == 1 and runner.refreshed == 3
+    assert runner.metadata_built == 1
+    assert runner.refreshed == 3
     assert [call["lengths"] for call in runner.calls] == [[1] * 4, [2] * 4, [3] * 4]
     assert runner.calls[0]["slots"] == [-1] * 4  # a capture must not write into the cache
 
