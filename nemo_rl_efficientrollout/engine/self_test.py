@@ -37,25 +37,30 @@ def after_init(original: Any) -> Any:
 
 def run(core: Any) -> None:
     """Test `core`, an engine that has no requests. Raises UnsupportedError if it fails and the settings are strict."""
-    scheduler = core.scheduler
-    if not scheduler.may_draft() or scheduler.max_model_len < len(PROMPT) + NEW_TOKENS:
+    if not core.scheduler.may_draft() or core.scheduler.max_model_len < len(PROMPT) + NEW_TOKENS:
         return
+    drafted, accepted = measure(core)
+    if accepted < LEAST_ACCEPTED * drafted or not drafted:
+        reason = f"the start-up test failed, {accepted} of {drafted} drafts of the policy itself were accepted"
+        core.collective_rpc("efficientrollout_decode_plainly", args=(reason,))
+    else:
+        logger.info("EfficientRollout's start-up test: %d of %d drafts accepted", accepted, drafted)
+
+
+def measure(core: Any) -> tuple[int, int]:
+    """Drafts made, and drafts accepted, of one answer that the policy itself drafts. Leaves no trace in `core`."""
+    scheduler = core.scheduler
     gate, ledger, evidence = scheduler.gate, scheduler.ledger, scheduler.evidence
     scheduler.gate, scheduler.evidence = FixedGate(scheduler.num_spec_tokens), None
     scheduler.ledger = type(ledger)(scheduler.num_spec_tokens)
     core.collective_rpc("efficientrollout_draft_by_policy", args=(True,))
     try:
         _generate(core)
-        drafted, accepted = scheduler.ledger.drafted_tokens, scheduler.ledger.accepted_tokens
+        return scheduler.ledger.drafted_tokens, scheduler.ledger.accepted_tokens
     finally:
         core.collective_rpc("efficientrollout_draft_by_policy", args=(False,))
         scheduler.gate, scheduler.ledger, scheduler.evidence = gate, ledger, evidence
         core.reset_prefix_cache()
-    if accepted < LEAST_ACCEPTED * drafted or not drafted:
-        reason = f"the start-up test failed, {accepted} of {drafted} drafts of the policy itself were accepted"
-        core.collective_rpc("efficientrollout_decode_plainly", args=(reason,))
-    else:
-        logger.info("EfficientRollout's start-up test: %d of %d drafts accepted", accepted, drafted)
 
 
 def _generate(core: Any) -> None:

@@ -16,7 +16,6 @@ from vllm.compilation.backends import set_model_tag
 from vllm.config import VllmConfig
 from vllm.logger import init_logger
 from vllm.model_executor.layers.attention import Attention
-from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
 from vllm.model_executor.layers.fused_moe.router.gate_linear import GateLinear
 from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
 from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
@@ -29,6 +28,7 @@ from ..config import KEY, DrafterSettings
 from ..drafter.formats import Quantized, format_named
 from ..errors import UnsupportedError
 from .kernels import EXPERT_WEIGHTS, DraftExperts, DraftLinear, new_experts, new_linear
+from .refusals import refuse_unsupported
 
 PREFIX = "efficientrollout_twin"
 LEAST_ROWS = 16
@@ -87,7 +87,7 @@ def build_twin(vllm_config: VllmConfig, target: nn.Module, settings: DrafterSett
     Raises:
         UnsupportedError: naming what of this model or set-up the twin cannot share.
     """
-    _refuse_unsupported(vllm_config, target)
+    refuse_unsupported(vllm_config)
     forward_context = vllm_config.compilation_config.static_forward_context
     attention = {name for name, layer in forward_context.items() if isinstance(layer, Attention)}
     registered = set(forward_context)
@@ -195,25 +195,6 @@ def _own_head(twin: Twin, path: str, source: nn.Module, settings: DrafterSetting
     head.quant_method = method  # type: ignore[assignment]
     twin.quantized.append(DraftLayer(path, source, method))
     return head
-
-
-def _refuse_unsupported(vllm_config: VllmConfig, target: nn.Module) -> None:
-    parallel = vllm_config.parallel_config
-    if parallel.pipeline_parallel_size > 1:
-        raise UnsupportedError("pipeline parallelism is not supported: set pipeline_parallel_size to 1")
-    if vllm_config.lora_config is not None:
-        raise UnsupportedError("LoRA adapters are not supported: merge them into the policy")
-    if vllm_config.kv_transfer_config is not None:
-        raise UnsupportedError("KV connectors are not supported: the drafter's writes would be transferred")
-    forward_context = vllm_config.compilation_config.static_forward_context
-    for name, layer in forward_context.items():
-        if isinstance(layer, AttentionLayerBase) and not isinstance(layer, Attention):
-            raise UnsupportedError(
-                f"layer '{name}' is {type(layer).__name__}: only models of plain attention layers can share their"
-                " KV cache with the drafter"
-            )
-        if isinstance(layer, Attention) and layer.kv_sharing_target_layer_name is not None:
-            raise UnsupportedError(f"layer '{name}' shares its KV cache with another layer already")
 
 
 def _refuse_unfilled(model: nn.Module) -> None:

@@ -176,7 +176,7 @@ def test_what_cannot_be_built_means_plain_decoding_and_one_line(
     def refuse(*args: Any) -> None:
         raise UnsupportedError("layer 'model.layers.0' is of an unknown kind")
 
-    monkeypatch.setattr(twin, "_refuse_unsupported", refuse)
+    monkeypatch.setattr(twin, "refuse_unsupported", refuse)
     warnings = []
     monkeypatch.setattr(
         "nemo_rl_efficientrollout.engine.self_speculation.logger.warning", lambda *a: warnings.append(a[0] % a[1:])
