@@ -35,7 +35,9 @@ def register() -> None:
     from vllm.v1.worker.worker_base import WorkerBase
 
     from . import rpc, self_test, workers
+    from .compat import runner_choice
 
+    runner_choice.install()
     for method in rpc.WORKER_METHODS:
         setattr(WorkerBase, method.__name__, method)
     wrap(WorkerBase, "__init__", _prepare_worker_process_first)

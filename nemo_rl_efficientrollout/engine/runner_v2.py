@@ -2,11 +2,13 @@
 
 from typing import Any
 
+from vllm.platforms import current_platform
 from vllm.v1.worker.gpu import model_runner
 from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor, ModelCudaGraphManager
 from vllm.v1.worker.gpu.spec_decode import rejection_sampler
 
 from ..config import KEY, read_settings
+from .compat import cpu_experts, cpu_weights
 from .draft_graphs import verify_shapes
 from .draft_logits import verify_with
 from .patching import wrap
@@ -24,7 +26,14 @@ def install() -> None:
         return
     wrap(model_runner, "init_speculator", _choose_speculator)
     wrap(model_runner, "ModelCudaGraphManager", _choose_graphs)
-    wrap(model_runner, "GPUModelRunner", _choose_runner)
+    if current_platform.is_cpu():
+        cpu_weights.install()
+        cpu_experts.install()
+        from vllm.v1.worker.cpu import model_runner as cpu_model_runner  # which needs a Triton that compiles for CPUs
+
+        wrap(cpu_model_runner, "CPUModelRunner", _choose_runner)
+    else:
+        wrap(model_runner, "GPUModelRunner", _choose_runner)
     wrap(rejection_sampler, "rejection_sample", verify_with)
     _installed = True
 
@@ -63,6 +72,8 @@ class SelfSpeculativeRunnerV2:
     num_speculative_steps: int
     execute_model_state: Any
     draft_tokens_handler: Any
+    _plain = False
+    """Whether the present step neither drafts nor verifies."""
 
     @property
     def self_speculation(self) -> SelfSpeculation:
@@ -75,12 +86,13 @@ class SelfSpeculativeRunnerV2:
     def execute_model(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
         if not kwargs.get("dummy_run"):
             self.speculator.draft_length = scheduler_output.num_spec_tokens_to_schedule
+            self._plain = not (self.speculator.draft_length or scheduler_output.scheduled_spec_decode_tokens)
         return super().execute_model(scheduler_output, *args, **kwargs)  # type: ignore[misc]
 
     def sample_tokens(self, *args: Any, **kwargs: Any) -> Any:
-        """A step that does not draft has no speculator: no kernel runs and nothing is handed to the scheduler."""
+        """A step that neither verifies nor drafts has no speculator: no kernel runs, and no draft is handed on."""
         call = super().sample_tokens  # type: ignore[misc]
-        if self.execute_model_state is None or self.speculator.draft_length != 0:
+        if self.execute_model_state is None or not self._plain:
             return call(*args, **kwargs)
         handler, names = self.draft_tokens_handler, self.execute_model_state.input_batch.req_ids
         kept, self.speculator = self.speculator, None

@@ -13,7 +13,7 @@ from vllm.v1.worker.gpu.attn_utils import build_attn_metadata, build_slot_mappin
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.spec_decode.speculator import DraftModelSpeculator
 
-from .compat import present
+from .compat import present_v2 as present
 from .draft_graphs import Draft, DraftGraphs
 from .draft_logits import DraftLogits
 from .self_speculation import SelfSpeculation
@@ -139,7 +139,7 @@ class TwinSpeculator(DraftModelSpeculator):
         graphs = self._graphs if self._use_graphs and not is_profile else None
         rows = graphs.rows_for(batch, length) if graphs is not None else None
         if graphs is not None and rows is not None:
-            self._map_kernel_blocks()
+            present.map_kernel_blocks(self.attn_groups, self.block_tables.input_block_tables)
             graphs.replay(rows, length)
         elif dummy_run and skip_attn_for_dummy_run:
             self._draft(batch, length, lambda _: (None, None))
@@ -235,12 +235,16 @@ class TwinSpeculator(DraftModelSpeculator):
     def _attend_in_place(self, rows: int, longest: int) -> Attend:
         """Metadata built once; what follows from lengths and positions is then brought up to date by the device."""
         slots = self._slots(rows)
-        metadata, by_layer = self._metadata(rows, slots, longest, None), self._by_layer(slots)
+        by_layer = self._by_layer(slots)
+
+        def build() -> Any:
+            return self._metadata(rows, slots, longest, None)
+
+        metadata = build()
 
         def attend(index: int) -> tuple[Any, Any]:
             self._slots(rows)
-            present.refresh(self.attn_groups, metadata)
-            return metadata, by_layer
+            return present.refreshed(self.attn_groups, metadata, build), by_layer
 
         return attend
 
@@ -272,12 +276,6 @@ class TwinSpeculator(DraftModelSpeculator):
             kv_cache_config=self.kv_cache_config,
             seq_lens_cpu_upper_bound=upper_bound,
         )
-
-    def _map_kernel_blocks(self) -> None:
-        """Tables of backends whose blocks are smaller than the cache's: the host's part of building metadata."""
-        for groups in self.attn_groups:
-            for group in groups:
-                group.map_to_kernel_block_table(self.block_tables.input_block_tables[group.kv_cache_group_id])
 
 
 def _without_draft_logits(vllm_config: VllmConfig) -> VllmConfig:

@@ -24,7 +24,7 @@ class Runner:
         monkeypatch.setattr(speculator_v2, "set_forward_context", self._context)
         monkeypatch.setattr(speculator_v2, "build_attn_metadata", self._build)
         monkeypatch.setattr(speculator_v2, "build_slot_mappings_by_layer", lambda slots, config: {"layer": slots})
-        monkeypatch.setattr(speculator_v2.present, "refresh", self._refresh)
+        monkeypatch.setattr(speculator_v2.present, "refreshed", self._refresh)
         monkeypatch.setattr(speculator_v2.present, "draw_drafts", self._draw)
         self.speculator = self._new()
 
@@ -68,8 +68,9 @@ class Runner:
         self.metadata_built += 1
         return arguments
 
-    def _refresh(self, groups: Any, metadata: Any) -> None:
+    def _refresh(self, groups: Any, metadata: Any, build: Any) -> Any:
         self.refreshed += 1
+        return metadata
 
     def _context(self, metadata: Any, config: Any, *, slot_mapping: Any, num_tokens: int, **_: Any) -> Any:
         lengths = None if metadata is None else metadata["seq_lens"].tolist()

@@ -1,14 +1,12 @@
-"""What vLLM 0.32.0 calls differently from other supported versions."""
+"""Model runner V2 of vLLM 0.32.0. Same names as in every other `v2_vllm_*.py`; `present_v2` chooses."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from vllm.config import VllmConfig
 from vllm.v1.worker.gpu.sample.gumbel import gumbel_sample
-
-# Model runner V2
 
 
 def draft_logits_dtype(vllm_config: VllmConfig) -> torch.dtype:
@@ -45,8 +43,14 @@ def can_refresh(attention_groups: Sequence[Sequence[Any]]) -> bool:
     return all(group.supports_draft_decode_metadata_update for groups in attention_groups for group in groups)
 
 
-def refresh(attention_groups: Sequence[Sequence[Any]], metadata: dict[str, Any]) -> None:
-    """Bring `metadata` by layer up to date with lengths that changed in place."""
-    for groups in attention_groups:
-        for group in groups:
-            group.update_draft_decode_metadata(metadata)
+def refreshed(groups: Sequence[Sequence[Any]], metadata: dict[str, Any], build: Callable[[], Any]) -> Any:
+    """`metadata` by layer, up to date with lengths that changed in place."""
+    for group in (group for of_cache in groups for group in of_cache):
+        group.update_draft_decode_metadata(metadata)
+    return metadata
+
+
+def map_kernel_blocks(groups: Sequence[Sequence[Any]], tables: Sequence[Tensor]) -> None:
+    """Tables of backends whose blocks are smaller than the cache's: the host's part of building metadata."""
+    for group in (group for of_cache in groups for group in of_cache):
+        group.map_to_kernel_block_table(tables[group.kv_cache_group_id])

@@ -1,0 +1,56 @@
+"""Model runner V2 of vLLM 0.25.1. Same names as in every other `v2_vllm_*.py`; `present_v2` chooses."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from vllm.config import VllmConfig
+from vllm.v1.worker.gpu.sample.gumbel import gumbel_sample
+
+DRAFT_NOISE = 1 << 30
+"""Added to positions, which key the noise: this version would draw a draft and its replacement with the same."""
+REBUILT_ON_DEVICE = ("FLASH_ATTN", "TRITON_ATTN")
+"""Backends whose metadata are built from device tensors without a copy from the host."""
+
+
+def draft_logits_dtype(vllm_config: VllmConfig) -> torch.dtype:
+    """Precision in which drafted distributions are kept: they are kept after temperature, unrounded."""
+    return torch.float32
+
+
+def draw_drafts(
+    logits: Tensor, index: Tensor, temperature: Tensor, seeds: Tensor, positions: Tensor, cache: Tensor, column: Tensor
+) -> Tensor:
+    """Draw a token per row of `logits`, [rows, vocabulary], with noise that verification does not use.
+
+    Args:
+        index: [rows] place of each row in `temperature`, `seeds` and `cache`; -1: of nobody.
+        positions: [rows] of the tokens that the logits follow.
+        cache: [places, γ_max, vocabulary] where the rejection sampler will look for the distributions.
+        column: scalar, which of the γ_max drafts this is.
+    """
+    return gumbel_sample(
+        logits,
+        index,
+        temperature,
+        seeds,
+        positions + DRAFT_NOISE,
+        apply_temperature=True,
+        output_processed_logits=cache,  # pyright: ignore[reportCallIssue]
+        output_processed_logits_col=column,  # pyright: ignore[reportCallIssue]
+    )
+
+
+def can_refresh(attention_groups: Sequence[Sequence[Any]]) -> bool:
+    """Whether attention metadata of one-token decodes can be brought up to date on the device, within a graph."""
+    return all(group.backend.get_name() in REBUILT_ON_DEVICE for groups in attention_groups for group in groups)
+
+
+def refreshed(groups: Sequence[Sequence[Any]], metadata: dict[str, Any], build: Callable[[], Any]) -> Any:
+    """`metadata` by layer, up to date with lengths that changed in place: built again, which a graph can record."""
+    return build()
+
+
+def map_kernel_blocks(groups: Sequence[Sequence[Any]], tables: Sequence[Tensor]) -> None:
+    """This version's backends read the block tables as they are."""

@@ -1,0 +1,190 @@
+"""The twin on the real model runner V2, temperature above 0: samples follow the policy's exact joint distribution.
+
+In a process of its own: `TRITON_INTERPRET=1 python -m pytest tests/v2/test_twin_sampling.py`.
+"""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.v2.interpreted import install_or_skip
+
+install_or_skip()  # before anything imports vLLM
+
+from vllm import LLM, SamplingParams  # noqa: E402
+from vllm.v1.worker.gpu.spec_decode import rejection_sampler  # noqa: E402
+
+from nemo_rl_efficientrollout.engine import speculator_v2  # noqa: E402
+from nemo_rl_efficientrollout.engine.draft_logits import DraftLogits  # noqa: E402
+from tests.engines import difference, set_gate, start, stats, worker_state  # noqa: E402
+from tests.exact import Tokens, joint, p_value  # noqa: E402
+from tests.models import save_tiny_model  # noqa: E402
+
+pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore::RuntimeWarning")]
+VOCABULARY, PER_REQUEST, SAMPLES = 4, 100, 1_000
+ALPHA, BROKEN = 1e-4, 1e-9
+PROMPT = [1, 3, 2, 0, 3]
+COLD = 0.5
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("model"), vocabulary=VOCABULARY, hidden=64, sharpness=0.5)
+
+
+@pytest.fixture(scope="module")
+def exact(model: Path) -> dict[float, dict[Tokens, float]]:
+    return {temperature: joint(model, PROMPT, 3, temperature) for temperature in (1.0, COLD)}
+
+
+def start_twin(model: Path, format_name: str, asynchronous: bool) -> LLM:
+    settings = {
+        "drafter": {"format": format_name},
+        "draft_length": {"max": 3, "max_requests": PER_REQUEST},
+        "strict": True,
+    }
+    return start(model, settings, async_scheduling=asynchronous, max_num_seqs=PER_REQUEST, max_model_len=64)
+
+
+@pytest.fixture(scope="module")
+def engines(model: Path) -> dict[str, LLM]:
+    engines = {
+        "always right": start_twin(model, "bf16", asynchronous=True),
+        "often wrong": start_twin(model, "int8", asynchronous=True),
+        "often wrong, synchronous": start_twin(model, "int8", asynchronous=False),
+    }
+    for name in ("often wrong", "often wrong, synchronous"):
+        add_noise(engines[name])
+    return engines
+
+
+def add_noise(llm: LLM) -> None:
+    """Most of what this drafter drafts must be recovered from the residual."""
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        for layer in worker_state(llm).twin.quantized:
+            weight = layer.source.weight
+            layer.fill([layer.method.format.quantize(weight + 0.7 * weight.std() * torch.randn_like(weight))])
+
+
+def sample(llm: LLM, temperatures: tuple[float, ...] = (1.0,)) -> dict[float, "Counter[Tokens]"]:
+    """Counts of the first three tokens by temperature. Requests of all temperatures share every batch."""
+    params = [
+        SamplingParams(n=PER_REQUEST // len(temperatures), temperature=t, max_tokens=3, ignore_eos=True, detokenize=False)
+        for _ in range(SAMPLES // PER_REQUEST)
+        for t in temperatures
+    ]
+    outputs = llm.generate([{"prompt_token_ids": PROMPT}] * len(params), params, use_tqdm=False)  # type: ignore[arg-type]
+    counts: dict[float, Counter[Tokens]] = {t: Counter() for t in temperatures}
+    for param, output in zip(params, outputs, strict=True):
+        counts[param.temperature].update(tuple(completion.token_ids) for completion in output.outputs)
+    return counts
+
+
+def accepted_share(llm: LLM, before: dict[str, Any]) -> float:
+    after = stats(llm)
+    return difference(after, before, "accepted_tokens") / difference(after, before, "drafted_tokens")
+
+
+@pytest.mark.parametrize("gate", [{"mode": "fixed", "draft_length": 2}, {"mode": "random", "seed": 3}], ids=["2", "random"])
+@pytest.mark.parametrize("engine", ["always right", "often wrong", "often wrong, synchronous"])
+def test_joint_distribution_is_the_policys(engines: Any, exact: Any, engine: str, gate: dict[str, Any]) -> None:
+    llm = engines[engine]
+    set_gate(llm, **gate)
+    before = stats(llm)
+    counts = sample(llm)[1.0]
+    share = accepted_share(llm, before)
+    assert (0.99 < share) if engine == "always right" else (0.2 < share < 0.9), share
+    assert p_value(counts, exact[1.0]) > ALPHA
+
+
+def test_every_request_keeps_its_own_temperature(engines: Any, exact: Any) -> None:
+    llm = engines["often wrong"]
+    set_gate(llm, mode="fixed", draft_length=2)
+    counts = sample(llm, (1.0, COLD))
+    assert {t: p_value(counts[t], exact[t]) > ALPHA for t in counts} == {1.0: True, COLD: True}
+    assert p_value(counts[1.0], exact[COLD]) < BROKEN  # the two can be told apart
+
+
+def share_the_noise(original: Any) -> Any:
+    """What vLLM 0.25.1 did: draft and recovery draw with the same noise."""
+    from vllm.v1.worker.gpu.sample.gumbel import gumbel_sample
+
+    def draw(logits: Any, index: Any, temperature: Any, seeds: Any, positions: Any, cache: Any, column: Any) -> Any:
+        return gumbel_sample(logits, index, temperature, seeds, positions, True, False, cache, column)
+
+    return draw
+
+
+def forget_who_drafted(original: Any) -> Any:
+    """The distributions of another request."""
+
+    def index(self: Any, states: torch.Tensor) -> Any:
+        rows, drafted = original(self, states)
+        owned = int((self.owner >= 0).sum())
+        return torch.where(drafted, (rows + 1) % owned, rows), drafted
+
+    return index
+
+
+def keep_old_distributions(original: Any) -> Any:
+    """Those of the step before."""
+
+    def draw(logits: Any, index: Any, temperature: Any, seeds: Any, positions: Any, cache: Any, column: Any) -> Any:
+        old = cache.clone()
+        tokens = original(logits, index, temperature, seeds, positions, cache, column)
+        cache.copy_(old)
+        return tokens
+
+    return draw
+
+
+def claim_certainty(original: Any) -> Any:
+    """Every draft is said to have been drawn with probability 1: the rule for drafters without distributions."""
+
+    def draw(logits: Any, index: Any, temperature: Any, seeds: Any, positions: Any, cache: Any, column: Any) -> Any:
+        tokens = original(logits, index, temperature, seeds, positions, cache, column)
+        cache[: len(tokens), int(column)] = 0.0
+        return tokens
+
+    return draw
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "fault"),
+    [
+        pytest.param(speculator_v2.present, "draw_drafts", share_the_noise, id="shared-noise"),
+        pytest.param(DraftLogits, "index", forget_who_drafted, id="another-s-distributions"),
+        pytest.param(speculator_v2.present, "draw_drafts", keep_old_distributions, id="old-distributions"),
+        pytest.param(speculator_v2.present, "draw_drafts", claim_certainty, id="wrong-distributions"),
+    ],
+)
+def test_a_broken_chain_is_caught(
+    engines: Any, exact: Any, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, fault: Any
+) -> None:
+    llm = engines["often wrong"]
+    set_gate(llm, mode="fixed", draft_length=2)
+    monkeypatch.setattr(owner, name, fault(getattr(owner, name)))
+    assert p_value(sample(llm)[1.0], exact[1.0]) < BROKEN
+
+
+def test_sure_drafts_of_a_drafter_that_fell_behind_are_exact(engines: Any, exact: Any) -> None:
+    llm = engines["often wrong"]
+    set_gate(llm, mode="fixed", draft_length=2)
+    refit = worker_state(llm).refit
+    refit.begin()
+    from tests.engines import core_of
+
+    core_of(llm).scheduler._may_draft = True
+    before = stats(llm)
+    counts = sample(llm)[1.0]
+    assert difference(stats(llm), before, "drafted_tokens") > 0
+    assert p_value(counts, exact[1.0]) > ALPHA
+    refit.succeed(0.0)
+
+
+def test_the_sampler_of_vllm_is_wrapped_once() -> None:
+    assert hasattr(rejection_sampler.rejection_sample, "_efficientrollout_original")
