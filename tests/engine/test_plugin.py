@@ -207,7 +207,7 @@ def test_unknown_vllm_versions_are_left_alone(monkeypatch: pytest.MonkeyPatch) -
     warnings = []
     monkeypatch.setattr(plugin.logger, "warning", lambda *a: warnings.append(a[0] % a[1:]))
     plugin.register()
-    assert warnings == ["EfficientRollout is off: vLLM 0.31.7 is not supported: install one of 0.32.0"]
+    assert warnings == ["EfficientRollout is off: vLLM 0.31.7 is not supported: install one of 0.25.1, 0.32.0"]
     with pytest.raises(UnsupportedError, match="not loaded in this process"):
         plugin.require_active()
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from scipy.stats import chi2_contingency
 from vllm import LLM, SamplingParams
+from vllm.utils import cpu_triton_utils
 from vllm.v1.sample import rejection_sampler
 
 from nemo_rl_efficientrollout.engine.patching import unwrap, wrap
@@ -136,11 +137,18 @@ def forget_the_draft_in_recovery(original: Any) -> Any:
     return broken
 
 
+def launch_of(kernel: str) -> tuple[Any, str]:
+    """Owner and name of the function by which this vLLM runs a kernel of the rejection sampler on CPU."""
+    if hasattr(rejection_sampler, f"_{kernel}"):
+        return rejection_sampler, f"_{kernel}"
+    return getattr(cpu_triton_utils, f"{kernel}_kernel"), "func"  # 0.25.1 has an object each
+
+
 @pytest.mark.parametrize(
     ("owner", "name", "fault"),
     [
-        pytest.param(rejection_sampler, "_rejection_random_sample", accept_everything, id="accept-everything"),
-        pytest.param(rejection_sampler, "_sample_recovered_tokens", forget_the_draft_in_recovery, id="no-residual"),
+        pytest.param(*launch_of("rejection_random_sample"), accept_everything, id="accept-everything"),
+        pytest.param(*launch_of("sample_recovered_tokens"), forget_the_draft_in_recovery, id="no-residual"),
         pytest.param(
             TwinProposer, "take_last_draft_probs", lambda original: lambda self: stale(original(self)), id="stale-probs"
         ),

@@ -20,7 +20,7 @@ def test_kwargs_prints_engine_arguments() -> None:
 
 
 def test_version_names_the_supported_engines() -> None:
-    assert "supported: 0.32.0" in run("version").stdout
+    assert "supported: 0.25.1, 0.32.0" in run("version").stdout
 
 
 @pytest.mark.parametrize(

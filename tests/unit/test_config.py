@@ -119,7 +119,7 @@ def test_unsupported_vllm_means_plain_decoding_with_a_warning_or_an_error_if_str
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(versions, "installed_vllm", lambda: "0.31.0")
-    with pytest.warns(UserWarning, match=r"vLLM 0\.31\.0 is not supported: install one of 0\.32\.0"):
+    with pytest.warns(UserWarning, match=r"vLLM 0\.31\.0 is not supported: install one of 0\.25\.1, 0\.32\.0"):
         assert engine_kwargs("m") == {}
     with pytest.raises(UnsupportedError, match=r"0\.31\.0"):
         engine_kwargs("m", {"strict": True})

@@ -1,1 +1,1 @@
-"""What stock vLLM gets wrong or does not offer, one file each; every file says when it can go."""
+"""What stock vLLM gets wrong or does not offer, and what differs between its versions, one file each."""

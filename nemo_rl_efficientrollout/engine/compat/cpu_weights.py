@@ -6,13 +6,13 @@ Keep them (one more copy in RAM) and pack again after every refit. Remove when v
 from typing import Any
 
 import torch
-from vllm.config import get_current_vllm_config_or_none
 from vllm.model_executor.layers import utils as layer_utils
 from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 from vllm.platforms import current_platform
 
 from ..patching import wrap
-from . import cpu_experts
+from .ours import builds_ours
+from .present import pack_experts_again
 
 
 def install() -> None:
@@ -23,11 +23,7 @@ def install() -> None:
 
 def _keeping_weights(original: Any) -> Any:
     def dispatch_cpu_unquantized_gemm(layer: torch.nn.Module, remove_weight: bool) -> None:
-        from ..plugin import is_enabled
-
-        config = get_current_vllm_config_or_none()
-        ours = config is not None and is_enabled(config)
-        original(layer, remove_weight=remove_weight and not ours)
+        original(layer, remove_weight=remove_weight and not builds_ours())
 
     return dispatch_cpu_unquantized_gemm
 
@@ -38,4 +34,4 @@ def pack_again(model: torch.nn.Module) -> None:
         if hasattr(layer, "cpu_linear"):
             layer_utils.dispatch_cpu_unquantized_gemm(layer, remove_weight=False)
         elif isinstance(layer, RoutedExperts):
-            cpu_experts.pack_again(layer)
+            pack_experts_again(layer)

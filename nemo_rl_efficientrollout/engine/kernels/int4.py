@@ -4,11 +4,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from vllm.model_executor.kernels.linear import MPLinearLayerConfig, choose_mp_linear_kernel
+from vllm.model_executor.kernels.linear import choose_mp_linear_kernel
 from vllm.model_executor.parameter import GroupQuantScaleParameter, PackedvLLMParameter
 from vllm.scalar_type import scalar_types
 
 from ...drafter.formats import Quantized
+from ..compat.present import mixed_precision_config
 from .draft_linear import DraftLinear
 
 _NAMES = ("weight_packed", "weight_scale", "weight_zero_point")
@@ -20,7 +21,7 @@ class Int4Linear(DraftLinear):
     def new_kernel(self, shape: tuple[int, int], block: int, dtype: torch.dtype) -> Any:
         zero_points = self.format.name == "int4"
         here = (shape[1], shape[0])
-        config = MPLinearLayerConfig(
+        config = mixed_precision_config(
             full_weight_shape=here,
             partition_weight_shape=here,
             weight_type=scalar_types.uint4 if zero_points else scalar_types.uint4b8,
