@@ -21,8 +21,8 @@ def engine_kwargs(model: str | PathLike[str], settings: Any = None) -> dict[str,
         settings: mapping, OmegaConf node or `Settings`; see `config.Settings` for keys and defaults.
 
     Returns:
-        `speculative_config`, `scheduler_cls`, `async_scheduling` and `additional_config`. Empty (plain decoding),
-        with one warning, where the installed vLLM is not supported.
+        `speculative_config`, `scheduler_cls`, `additional_config` and, where needed, `async_scheduling`. Empty
+        (plain decoding), with one warning, where the installed vLLM is not supported.
 
     Raises:
         SettingsError: a key that does not exist or a value that is not allowed.
@@ -30,13 +30,15 @@ def engine_kwargs(model: str | PathLike[str], settings: Any = None) -> dict[str,
     """
     checked = read_settings(settings)
     try:
-        check_vllm_version()
+        version = check_vllm_version()
     except UnsupportedError as error:
         if checked.strict:
             raise
         warnings.warn(f"EfficientRollout is off, decoding plainly: {error}", stacklevel=2)
         return {}
-    return {
+    # 0.25.1 would turn asynchronous scheduling off for draft models; where it cannot be had, later versions know.
+    scheduling = {"async_scheduling": True} if version == "0.25.1" else {}
+    return scheduling | {
         "speculative_config": {
             # vLLM reserves KV-cache slots for this method; the worker puts the twin in the draft model's place.
             "method": "draft_model",

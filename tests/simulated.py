@@ -1,5 +1,6 @@
 """An engine whose costs are known: plays steps to a gate and keeps score against the best draft length."""
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -23,11 +24,14 @@ class SimulatedEngine:
     outliers: float = 0.0
     """Share of steps that take five times as long as they should."""
     seed: int = 0
+    delay: int = 0
+    """Steps that are scheduled before the outcome of one is known: 1 under asynchronous scheduling."""
     seconds: float = 0.0
     tokens: float = 0.0
     regrets: list[float] = field(default_factory=list)
     chosen: list[int] = field(default_factory=list)
     verified: int = 0
+    outcomes: deque[Step] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
         self.random = np.random.default_rng(self.seed)
@@ -42,7 +46,9 @@ class SimulatedEngine:
         if self.outliers and self.random.random() < self.outliers:
             measured *= 5.0
         contexts = [int(load.context)] * len(accepted)
-        gate.observe(Step(load, self.verified, asked, measured, True, drafted, accepted, contexts))
+        self.outcomes.append(Step(load, self.verified, asked, measured, True, drafted, accepted, contexts))
+        if len(self.outcomes) > self.delay:
+            gate.observe(self.outcomes.popleft())
         self.regrets.append(self.time_per_token(load, asked) / min(self.times_per_token(load)) - 1.0)
         self.chosen.append(asked)
         self.seconds += seconds

@@ -44,6 +44,16 @@ def test_reaches_the_oracle_at_batch_one(alpha: float, share: float) -> None:
     assert np.mean(world.regrets[300:]) < 0.02
 
 
+@pytest.mark.parametrize("alpha", [0.7, 0.95])
+def test_outcomes_that_come_a_step_late_cost_nothing(alpha: float) -> None:
+    """Under asynchronous scheduling a step is chosen before the one before it is known."""
+    world, gate = engine(0.4, alpha, noise=0.02), AutoGate(MAX)
+    world.delay = 1
+    world.run(gate, Load(1, 1000.0), 2000)
+    assert np.mean(world.regrets[300:]) < 0.02
+    assert share_speculating(world.run(gate, Load(128, 1000.0), 600)[-300:]) < 0.1
+
+
 @pytest.mark.parametrize("batch", [2, 16, 64, 128])
 @pytest.mark.parametrize("alpha", [0.3, 0.6, 0.95])
 def test_is_never_slower_than_plain_decoding(batch: int, alpha: float) -> None:

@@ -89,9 +89,7 @@ def test_unquantized_twin_is_exact_and_always_accepted(
 
 @pytest.mark.parametrize("gate", GATES, ids=lambda gate: "-".join(map(str, gate.values())))
 @pytest.mark.parametrize("engine", ["int8", "int8, synchronous"])
-def test_quantized_twin_is_exact(
-    engines: Any, expected: list[list[int]], engine: str, gate: dict[str, Any]
-) -> None:
+def test_quantized_twin_is_exact(engines: Any, expected: list[list[int]], engine: str, gate: dict[str, Any]) -> None:
     llm = engines[engine]
     set_gate(llm, **gate)
     before = stats(llm)
