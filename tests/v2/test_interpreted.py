@@ -69,12 +69,12 @@ def expected(model: Path) -> list[list[int]]:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("small"), vocabulary=FEW, hidden=64, sharpness=0.5)
+    return save_tiny_model(tmp_path_factory.mktemp("small"), vocabulary=FEW, hidden=64)
 
 
 @pytest.fixture(scope="module")
 def small_other(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("small_other"), vocabulary=FEW, hidden=64, sharpness=0.5, seed=1)
+    return save_tiny_model(tmp_path_factory.mktemp("small_other"), vocabulary=FEW, hidden=64, seed=1)
 
 
 def continuations(model: Path) -> dict[tuple[int, ...], float]:
