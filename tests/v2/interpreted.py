@@ -8,6 +8,7 @@ overlaps: what a GPU would do later is done when it is launched, so a missing wa
 Before vLLM is imported for the first time: in a process of its own, with TRITON_INTERPRET=1.
 """
 
+# pyright: reportMissingImports=false
 import importlib
 import os
 import sys
