@@ -8,9 +8,12 @@ SETUP_0_25 := .venv-vllm-0.25/.setup-done
 # A process each: engines of one process share vLLM's cached environment and each other's memory.
 ENGINE_TESTS := $(sort $(wildcard tests/engine/test_*.py))
 LOSSLESS_TESTS := $(sort $(wildcard tests/lossless/test_*.py))
-TESTS := tests/unit tests/job $(ENGINE_TESTS) tests/megatron $(LOSSLESS_TESTS)
+# What runs on GPUs alone, in Triton's interpreter.
+INTERPRETED_TESTS := tests/gpu/test_fused.py $(sort $(wildcard tests/v2/test_*.py))
+TESTS := tests/unit tests/job $(ENGINE_TESTS) tests/megatron $(LOSSLESS_TESTS) $(INTERPRETED_TESTS)
+JOBS ?= 2
 
-.PHONY: setup demo test test-vllm-0.25 test-kernels lint bench clean
+.PHONY: setup demo test test-vllm-0.25 lint bench clean
 
 setup: $(SETUP)
 
@@ -35,17 +38,17 @@ demo: setup
 	$(BIN)/python -m examples.grpo_math --name demo
 
 test: setup
-	for part in $(TESTS); do $(BIN)/python -m pytest $$part || exit 1; done
+	@$(MAKE) --no-print-directory --output-sync --jobs $(JOBS) WITH=$(BIN)/python $(TESTS:%=pytest/%)
+
+pytest/%:
+	$(WITH) -m pytest $*
+
+$(INTERPRETED_TESTS:%=pytest/%): export TRITON_INTERPRET = 1
 
 # The vLLM that NeMo-RL pins, in an environment of its own.
 test-vllm-0.25: $(SETUP_0_25)
-	for part in $(ENGINE_TESTS) $(LOSSLESS_TESTS); do $(BIN_0_25)/python -m pytest $$part || exit 1; done
-
-# The Triton kernels in Triton's interpreter, which needs no GPU but a gigabyte.
-test-kernels: setup
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check triton==3.9.0
-	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/gpu/test_fused.py
-	$(BIN)/python -m pytest tests/unit/test_fused_compiled.py
+	@$(MAKE) --no-print-directory --output-sync --jobs $(JOBS) WITH=$(BIN_0_25)/python \
+		$(patsubst %,pytest/%,$(ENGINE_TESTS) $(LOSSLESS_TESTS))
 
 lint: setup
 	$(BIN)/ruff check .

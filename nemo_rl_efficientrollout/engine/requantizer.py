@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor
+from vllm.config import VllmConfig, set_current_vllm_config
 
 from ..drafter.formats import Quantized
 from .arrival import not_finite
@@ -15,8 +16,9 @@ from .twin import DraftLayer
 class Requantizer:
     """Refills a drafter layer by layer, in any order; every layer once per refit."""
 
-    def __init__(self, layers: Sequence[DraftLayer], device: torch.device) -> None:
+    def __init__(self, layers: Sequence[DraftLayer], vllm_config: VllmConfig, device: torch.device) -> None:
         self._layers = layers
+        self._config = vllm_config
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._finite: dict[str, Tensor] = {}
         self.seconds = 0.0
@@ -29,14 +31,14 @@ class Requantizer:
     @torch.inference_mode()
     def quantize(self, layers: Sequence[DraftLayer]) -> None:
         """Refill `layers` from weights whose last copy is queued on the present stream. Does not wait."""
-        with self._timed(), self._beside():
+        with self._timed(), self._beside(), self._configured():
             for layer in layers:
                 self._finite[layer.path] = layer.refill()
 
     @torch.inference_mode()
     def fill(self, filled: Sequence[tuple[DraftLayer, list[Quantized]]]) -> None:
         """Put in weights that were quantized elsewhere. Does not wait."""
-        with self._timed(), self._beside():
+        with self._timed(), self._beside(), self._configured():
             for layer, matrices in filled:
                 self._finite[layer.path] = layer.fill(matrices)
                 self._keep_until_used(matrices)
@@ -54,6 +56,10 @@ class Requantizer:
             if self._stream is not None:
                 torch.cuda.current_stream().wait_stream(self._stream)
             return not_finite(self._finite)
+
+    def _configured(self) -> AbstractContextManager[None]:
+        """vLLM sets its configuration only while it loads a model, but some kernels are made of it: FP8's."""
+        return set_current_vllm_config(self._config)
 
     @contextmanager
     def _timed(self) -> Iterator[None]:

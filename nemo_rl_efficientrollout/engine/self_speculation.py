@@ -52,7 +52,7 @@ class SelfSpeculation:
         try:
             self._refuse_shares_of_parcels()
             self.twin = build_twin(self._config, target, self._settings.drafter)
-            self._requantizer = Requantizer(self.twin.quantized, next(target.parameters()).device)
+            self._requantizer = Requantizer(self.twin.quantized, self._config, next(target.parameters()).device)
             self._conclude(self._requantizer.finish())
         except (UnsupportedError, torch.OutOfMemoryError, MemoryError) as error:
             self.decode_plainly(str(error).splitlines()[0] if str(error) else type(error).__name__)

@@ -79,7 +79,7 @@ def test_drafter_takes_no_more_memory_than_its_format_says(model: Path, name: st
     assert wanted <= sum(storages.values()) <= 1.03 * wanted + biases
 
 
-@pytest.mark.parametrize("name", ["int4", "int8"])
+@pytest.mark.parametrize("name", ["int4", "int8", "fp8"])
 def test_kernel_and_simulation_are_refilled_in_place_alike(model: Path, tmp_path: Path, name: str) -> None:
     new = save_tiny_model(tmp_path, "qwen2", hidden=256, sharpness=4.0, seed=1)
     for simulate in (True, False):

@@ -27,12 +27,12 @@ pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore::RuntimeWar
 VOCABULARY, PER_REQUEST, SAMPLES = 4, 100, 400
 ALPHA, BROKEN = 1e-4, 1e-6
 PROMPT = [1, 3, 2, 0, 3]
-COLD = 0.5
+COLD = 0.4
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("model"), vocabulary=VOCABULARY, hidden=64, sharpness=0.5)
+    return save_tiny_model(tmp_path_factory.mktemp("model"), vocabulary=VOCABULARY, hidden=64, sharpness=1.5)
 
 
 @pytest.fixture(scope="module")
