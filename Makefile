@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.setup-done
 # A process each: engines of one process share vLLM's cached environment and each other's memory.
-TESTS := tests/unit tests/job $(sort $(wildcard tests/engine/test_*.py)) tests/megatron $(sort $(wildcard tests/lossless/test_*.py))
+TESTS := tests/unit tests/job tests/gpu_benchmarks $(sort $(wildcard tests/engine/test_*.py)) tests/megatron $(sort $(wildcard tests/lossless/test_*.py))
 
 .PHONY: setup demo test test-kernels lint bench clean
 
