@@ -188,9 +188,13 @@ def _notes(requests: Sequence[Request], rate: float | None, options: Any) -> lis
         f" {max(lengths)}; prompts up to {max(request.prompt_tokens for request in requests)} tokens",
         f"over stock: seconds of stock vLLM over the contestant's; {EFFICIENT}: the automatic gate, never calibrated",
         "accepted: accepted drafts over verified ones; γ: mean over all steps",
+        "every engine's core is in one process with its caller, which vLLM's own default is not",
     ]
     if rate is not None:
-        notes.append("imposed acceptance: costs are real, tokens are not the policy's")
+        notes.append(
+            "imposed acceptance: costs are real, tokens are not the policy's; vLLM's own draft model then draws its"
+            " drafts greedily, which is cheaper than the sampling that ours still does"
+        )
     if options.quick:
         notes.append("imposed acceptance is left out: vLLM's CPU sampler has none; stock-draft is an exact BF16 copy")
     return notes

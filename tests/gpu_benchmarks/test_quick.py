@@ -16,12 +16,12 @@ from benchmarks.gpu.limits import acceptance_length, byte_limit
 pytestmark = pytest.mark.engine
 
 
-def run(name: str, folder: Path) -> dict[str, Any]:
+def run(name: str, folder: Path, *more: str) -> dict[str, Any]:
     """The record of a quick run in a process of its own."""
     json_file, markdown = folder / f"{name}.json", folder / f"{name}.md"
     command = [sys.executable, "-m", f"benchmarks.gpu.{name}", "--quick", "--quiet", "--json", str(json_file)]
     finished = subprocess.run(
-        [*command, "--markdown", str(markdown)], capture_output=True, text=True, timeout=300, check=False
+        [*command, "--markdown", str(markdown), *more], capture_output=True, text=True, timeout=300, check=False
     )
     assert finished.returncode == 0, finished.stderr[-3000:]
     record = json.loads(json_file.read_text())
@@ -119,7 +119,7 @@ def test_cycle_accounts_for_its_time(tmp_path: Path) -> None:
 
 
 def test_train_small_runs_every_seed_both_ways_and_goes_on_from_its_cache(tmp_path: Path) -> None:
-    record = run("train_small", tmp_path)
+    record = run("train_small", tmp_path, "--cache", str(tmp_path))
     runs = {(one["mode"], one["seed"]): one for one in record["results"] if "mode" in one}
     assert set(runs) == {(mode, seed) for mode in ("plain", "speculative") for seed in (0, 1)}
     for (mode, _), one in runs.items():
@@ -130,3 +130,5 @@ def test_train_small_runs_every_seed_both_ways_and_goes_on_from_its_cache(tmp_pa
     late = compared["reward_difference"]
     assert late["low"] <= late["value"] <= late["high"]
     assert is_interval(compared["plain_over_speculative_rollout_seconds"])
+    again = run("train_small", tmp_path, "--cache", str(tmp_path))["results"]
+    assert [one for one in again if "mode" in one] == list(runs.values())
