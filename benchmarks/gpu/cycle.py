@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import mean
 from typing import Any
 
 from ..drafting import WARM_UP, DraftingDecoder
@@ -139,7 +139,7 @@ def _profile(record: Record, decoder: DraftingDecoder, size: int, options: Any) 
             torch.cuda.synchronize()
     decoder.stop()
     spans = _spans(profiler.events(), on_gpu)
-    _report(record, size, clean.median_seconds, median(seconds), spans, options)
+    _report(record, size, clean.median_seconds, mean(seconds), spans, options)
 
 
 def _spans(events: Any, on_gpu: bool) -> list[Span]:

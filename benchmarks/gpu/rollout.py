@@ -23,7 +23,7 @@ from nemo_rl_efficientrollout.files import read_json
 
 from ..measure import ratio_interval, set_environment
 from ..record import Progress, Record, at_least, check_writable, new_parser
-from .engines import EFFICIENT, STOCK, contestants, names_list
+from .engines import EFFICIENT, STOCK, Contestant, contestants, names_list
 from .lengths import MOST, MOST_PROMPT, REQUESTS, Request, rollout
 from .playing import Played, RolloutEngine
 from .shapes import Built, add_shape_option, build, settle_shape
@@ -109,14 +109,12 @@ def _run(record: Record, built: Built, rate: float | None, options: Any, progres
     requests = rollout(options.seed, options.requests, shrink)
     short = rollout(options.seed, options.requests, shrink * WARM_UP_SHRINK)
     known = contestants(options.format, torch.cuda.is_available())
-    chosen = {name: known[name] for name in options.contestants}
-    if built.dummy and rate is None:
-        record.notes += [
-            f"{name}: left out, vLLM's own draft model would have other dummy weights than the policy's"
-            for name in chosen
-            if chosen[name].speculation is not None
-        ]
-        chosen = {name: one for name, one in chosen.items() if one.speculation is None}
+    chosen = comparable({name: known[name] for name in options.contestants}, built, rate)
+    record.notes += [
+        f"{name}: left out, vLLM's own draft model would have other dummy weights than the policy's"
+        for name in options.contestants
+        if name not in chosen
+    ]
     engine = {
         "requests": options.requests,
         "max_model_len": 256 if options.quick else MOST_PROMPT + MOST,
@@ -141,6 +139,11 @@ def _run(record: Record, built: Built, rate: float | None, options: Any, progres
     for name in chosen:
         _report(record, name, rounds)
     record.notes += _notes(requests, rate, options)
+
+
+def comparable(wanted: dict[str, Contestant], built: Built, rate: float | None) -> dict[str, Contestant]:
+    """Those whose acceptance means something: a draft model with weights of its own has none worth measuring."""
+    return {name: one for name, one in wanted.items() if one.speculation is None or not built.dummy or rate is not None}
 
 
 def _round(calls: dict[str, Call], requests: Sequence[Request], index: int) -> dict[str, Played]:

@@ -32,6 +32,12 @@ limit=${PIECE_SECONDS:-600}
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 export PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
 failed=()
+plugin='from importlib.metadata import entry_points as find
+raise SystemExit(not find(group="vllm.general_plugins", name="efficientrollout"))'
+if ! $list && ! "$python" -c "$plugin"; then
+    echo "run_all.sh: $python does not know this package's vLLM plugin: pip install --no-deps . first" >&2
+    exit 2
+fi
 
 chosen() {
     [[ ${#patterns[@]} -eq 0 ]] && return 0

@@ -103,7 +103,7 @@ def test_a_rollout_is_seeded_shares_prompts_and_holds_the_longest_response() -> 
     assert max(request.response_tokens for request in lengths.rollout(0, shrink=100.0)) == round(longest / 100)
 
 
-def test_contestants_differ_in_nothing_but_speculation(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+def test_contestants_differ_in_nothing_but_speculation(tmp_path) -> None:
     built = Built("qwen2.5-7b", tmp_path, CONFIGS["qwen2.5-7b"], dummy=True)
     known = contestants("int4", on_gpu=True)
     assert known[STOCK].arguments(built, 0.9) == {}
@@ -118,6 +118,14 @@ def test_contestants_differ_in_nothing_but_speculation(monkeypatch: pytest.Monke
         assert one.arguments(built, None)["speculative_config"].get("rejection_sample_method") != "synthetic"
     assert known["stock-draft"].arguments(built, None)["speculative_config"]["quantization"] == "fp8"
     assert known[EFFICIENT].environment
+
+
+def test_a_draft_model_with_its_own_dummy_weights_plays_only_where_acceptance_is_imposed(tmp_path) -> None:
+    known = contestants("int4", on_gpu=True)
+    made_up = Built("qwen2.5-7b", tmp_path, CONFIGS["qwen2.5-7b"], dummy=True)
+    real = Built("model", tmp_path, CONFIGS["qwen2.5-7b"], dummy=False)
+    assert set(known) - set(rollout.comparable(known, made_up, None)) == {"stock-draft", "stock-table"}
+    assert rollout.comparable(known, made_up, 0.9) == rollout.comparable(known, real, None) == known
 
 
 class Norms(nn.Module):

@@ -9,6 +9,7 @@ import pytest
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu" / "run_all.sh"
 FAKE = """#!/usr/bin/env bash
+[[ $1 == -c ]] && exit "${FAKE_PLUGIN:-0}"
 echo "$*" >>"$FAKE_CALLS"
 if [[ $2 == *"$FAKE_FAILS"* ]]; then
     [[ $FAKE_FAILS == probe ]] && exec sleep 60
@@ -88,6 +89,14 @@ def test_patterns_pick_pieces_and_quick_leaves_imposed_acceptance_out(run: Runne
     assert not run.calls()
     assert set(quick) < set(listed)
     assert all("rollout" in name for name in set(listed) - set(quick))
+
+
+def test_a_package_that_is_not_installed_ends_with_one_line(run: Runner, monkeypatch) -> None:
+    monkeypatch.setenv("FAKE_PLUGIN", "1")
+    finished = run(str(run.out))
+    assert finished.returncode == 2
+    assert finished.stderr.count("\n") == 1
+    assert not run.calls()
 
 
 @pytest.mark.parametrize("arguments", [[], ["--fast", "out"]])
