@@ -2,12 +2,13 @@
 
 import math
 from statistics import mean
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from benchmarks.gpu import lengths, probe, requantize, rollout, shapes, tail, train_small
+from benchmarks.gpu import engines, lengths, probe, requantize, rollout, shapes, tail, train_small
 from benchmarks.gpu.cycle import Span, gaps, kernels
 from benchmarks.gpu.engines import EFFICIENT, STOCK, contestants
 from benchmarks.gpu.limits import Bytes, acceptance_length, byte_limit, speedup, unconditional
@@ -118,6 +119,33 @@ def test_contestants_differ_in_nothing_but_speculation(tmp_path) -> None:
         assert one.arguments(built, None)["speculative_config"].get("rejection_sample_method") != "synthetic"
     assert known["stock-draft"].arguments(built, None)["speculative_config"]["quantization"] == "fp8"
     assert known[EFFICIENT].environment
+
+
+@pytest.mark.parametrize("name", [STOCK, EFFICIENT])
+def test_on_a_gpu_engines_are_compiled_and_made_up_weights_are_drawn_anew(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path
+) -> None:
+    asked: dict[str, Any] = {}
+    drawn, remade = [], []
+
+    class Engine:
+        def collective_rpc(self, method: str) -> None:
+            remade.append(method)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(engines, "new_engine", lambda *model, **more: asked.update(more) or Engine())
+    monkeypatch.setattr(engines, "policy_of", lambda llm: "policy")
+    monkeypatch.setattr(engines, "draw_weights", drawn.append)
+    built = Built("qwen2.5-7b", tmp_path, CONFIGS["qwen2.5-7b"], dummy=True)
+    contestant = contestants("int4", on_gpu=True)[name]
+    engines.open_engine(built, contestant, requests=8, max_model_len=64, kv_gib=0.5)
+    assert asked["compiled"]
+    assert asked["load_format"] == "dummy"
+    assert asked["kv_cache_memory_bytes"] == 1 << 29
+    assert asked["gpu_memory_utilization"] < 0.1  # others live on the GPU as well
+    assert drawn == ["policy"]
+    assert remade == (["efficientrollout_requantize"] if contestant.ours else [])
+    assert ("speculative_config" in asked) == contestant.ours
 
 
 def test_a_draft_model_with_its_own_dummy_weights_plays_only_where_acceptance_is_imposed(tmp_path) -> None:
