@@ -10,7 +10,7 @@ ENGINE_TESTS := $(sort $(wildcard tests/engine/test_*.py))
 LOSSLESS_TESTS := $(sort $(wildcard tests/lossless/test_*.py))
 # What runs on GPUs alone, in Triton's interpreter.
 INTERPRETED_TESTS := tests/gpu/test_fused.py $(sort $(wildcard tests/v2/test_*.py))
-TESTS := tests/unit tests/job $(ENGINE_TESTS) tests/megatron $(LOSSLESS_TESTS) $(INTERPRETED_TESTS)
+TESTS := tests/unit tests/job tests/gpu_benchmarks $(ENGINE_TESTS) tests/megatron $(LOSSLESS_TESTS) $(INTERPRETED_TESTS)
 JOBS ?= 2
 
 .PHONY: setup demo test test-vllm-0.25 lint bench clean

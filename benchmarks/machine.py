@@ -24,6 +24,7 @@ def machine() -> dict[str, Any]:
         "cpu": _cpu_field("model name") or platform.processor(),
         "instructions": [flag for flag in INSTRUCTIONS if flag in flags],
         "cores": os.cpu_count(),
+        "gpu": _gpu(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "versions": versions,
     }
@@ -50,6 +51,13 @@ def _ticks() -> tuple[float, float, float]:
     idle = fields[3] + fields[4]
     own = sum(os.times()[:4]) * os.sysconf("SC_CLK_TCK")
     return sum(fields), sum(fields) - idle, own
+
+
+def _gpu() -> str | None:
+    """Name of the GPU that torch would use, or nothing."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
 def _cpu_field(name: str) -> str:

@@ -54,8 +54,10 @@ class Block:
 class Decoder:
     """Drives one engine step by step."""
 
-    def __init__(self, llm: "LLM", vocabulary: int, temperature: float = 1.0):
+    def __init__(self, llm: "LLM", vocabulary: int, temperature: float = 1.0, prompt: int = PROMPT):
         self.llm = llm
+        self.prompt = prompt
+        """Tokens of every request's prompt."""
         self._engine: Any = llm.llm_engine
         self._vocabulary = vocabulary
         self._temperature = temperature
@@ -83,7 +85,7 @@ class Decoder:
         for _ in range(requests):
             name = f"request-{self._started}"
             self._started += 1
-            tokens = [chance.randrange(self._vocabulary) for _ in range(PROMPT)]
+            tokens = [chance.randrange(self._vocabulary) for _ in range(self.prompt)]
             self._engine.add_request(name, {"prompt_token_ids": tokens}, params)
             self._requests.append(name)
         decoding: set[str] = set()
@@ -94,6 +96,8 @@ class Decoder:
         """One engine step. Raises RuntimeError when a request ended: the batch would be smaller than it says."""
         started = time.perf_counter()
         outputs = self._engine.step()
+        while not outputs and self._engine.has_unfinished_requests():  # with asynchronous scheduling, one step later
+            outputs = self._engine.step()
         seconds = time.perf_counter() - started
         if len(outputs) != len(self._requests) or any(output.finished for output in outputs):
             raise RuntimeError(
@@ -131,7 +135,7 @@ class Decoder:
     @property
     def room(self) -> int:
         """Tokens that a request may grow by."""
-        return self.llm.llm_engine.model_config.max_model_len - PROMPT
+        return self.llm.llm_engine.model_config.max_model_len - self.prompt
 
 
 def new_engine(
@@ -141,25 +145,28 @@ def new_engine(
     requests: int,
     longest: int,
     compiled: bool = False,
+    **more: Any,
 ) -> "LLM":
-    """A stock engine (`settings` None) or one with this package's drafter, otherwise alike."""
+    """A stock engine (`settings` None) or one with this package's drafter, otherwise alike.
+
+    `more` are vLLM's own arguments and win over those given here.
+    """
     from vllm import LLM
 
     from nemo_rl_efficientrollout import engine_kwargs
 
     ours = {} if settings is None else engine_kwargs(str(model), settings)
-    return LLM(
-        str(model),
-        dtype="bfloat16",
-        enforce_eager=not compiled,
-        max_model_len=PROMPT + longest,
-        max_num_seqs=requests,
-        skip_tokenizer_init=True,
-        use_tqdm_on_load=False,
-        kv_cache_memory_bytes=KV_CACHE_BYTES,
-        seed=0,
-        **ours,
-    )
+    arguments: dict[str, Any] = {
+        "dtype": "bfloat16",
+        "enforce_eager": not compiled,
+        "max_model_len": PROMPT + longest,
+        "max_num_seqs": requests,
+        "skip_tokenizer_init": True,
+        "use_tqdm_on_load": False,
+        "kv_cache_memory_bytes": KV_CACHE_BYTES,
+        "seed": 0,
+    }
+    return LLM(str(model), **arguments | ours | more)
 
 
 def set_environment() -> None:

@@ -8,6 +8,7 @@ says what this machine can resolve. Garbage collection is shared by all and thus
 
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from .measure import Block, Decoder, new_engine, ratio_interval, set_environment
@@ -18,6 +19,8 @@ GOAL = 1.01
 ENGINES = ("stock", "off", "control")
 ORDER = (*ENGINES, *reversed(ENGINES))
 """A/B/C/C/B/A: a drift that is linear in time cancels within a round."""
+CONTROL = "control: a second stock engine over the first; how far from 1 it is, is noise"
+COLUMNS = ("B", "stock ms", "γ = 0 ms", "ratio", "95 % interval", "control ratio", "95 % interval", "goal")
 WARM_UP = 16
 """Steps dropped at the start of a block: caches then hold this engine's weights."""
 
@@ -39,14 +42,14 @@ def main(arguments: list[str] | None = None) -> int:
         "overhead",
         f"Step time with γ = 0 over stock vLLM, model shape {options.model_shape}",
         {key: getattr(options, key) for key in ("model_shape", "sizes", "rounds", "steps", "compiled", "quick")},
-        ("B", "stock ms", "γ = 0 ms", "ratio", "95 % interval", "control ratio", "95 % interval", "goal"),
+        COLUMNS,
     )
     with tempfile.TemporaryDirectory() as directory:
         with progress.phase("building model and engines"):
             decoders = _engines(Path(directory), options)
         for size in options.sizes:
-            _measure(record, decoders, size, options, progress)
-    record.notes.append("control: a second stock engine over the first; how far from 1 it is, is noise")
+            compare(record, lambda name, *how, **more: decoders[name].decode(*how, **more), size, options, progress)
+    record.notes.append(CONTROL)
     record.finish(options)
     return 0
 
@@ -69,15 +72,16 @@ def _engines(directory: Path, options) -> dict[str, Decoder]:
     }
 
 
-def _measure(record: Record, decoders: dict[str, Decoder], size: int, options, progress: Progress) -> None:
+def compare(record: Record, decode: Callable[..., Block], size: int, options, progress: Progress) -> None:
+    """Rounds of blocks at one batch size; `decode(name, size, …)` is `Decoder.decode` of the engine of that name."""
     rounds: list[dict[str, list[Block]]] = []
     for name in ENGINES:  # the first generate of an engine stalls for seconds
-        decoders[name].decode(size, warm_up=WARM_UP, steps=10)
+        decode(name, size, warm_up=WARM_UP, steps=10)
     for index in range(options.rounds):
         blocks: dict[str, list[Block]] = {name: [] for name in ENGINES}
         with progress.phase(f"B = {size}, round {index + 1} of {options.rounds}"):
             for name in ORDER:
-                blocks[name].append(decoders[name].decode(size, warm_up=WARM_UP, steps=options.steps))
+                blocks[name].append(decode(name, size, warm_up=WARM_UP, steps=options.steps))
         rounds.append(blocks)
     seconds = [
         {name: [s.seconds for block in blocks[name] for s in block.steps] for name in ENGINES} for blocks in rounds

@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.table import Table
 
+from nemo_rl_efficientrollout.files import write_whole
+
 from .machine import CpuShare, machine
 
 MOST_FOREIGN = 0.03
@@ -142,9 +144,9 @@ class Record:
                 "results": self.results,
                 "notes": self.notes,
             }
-            json_file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+            write_whole(json_file, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
         if markdown_file is not None:
-            markdown_file.write_text(self._markdown())
+            write_whole(markdown_file, self._markdown().encode())
 
     def _markdown(self) -> str:
         def line(cells: Sequence[str]) -> str:
@@ -152,6 +154,8 @@ class Record:
 
         about = machine()
         where = f"{about['cpu']}, {about['cores']} cores, {about['memory_gib']} GiB"
+        if about["gpu"]:
+            where = f"{about['gpu']}; {where}"
         software = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
         return "\n".join(
             [

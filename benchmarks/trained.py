@@ -7,7 +7,7 @@ rollouts of the real engine.
 import gc
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from examples.grpo_math.engine import RolloutEngine
     from examples.grpo_math.problems import Problem
+    from examples.grpo_math.record import Step
 
 MAX_NEW_TOKENS = 256
 """More than a worked answer of the longest list takes, which is about 190."""
@@ -148,23 +149,35 @@ def train_model(directory: Path, warm_start_steps: int, updates: int, progress: 
 def _reinforce(
     directory: Path, model: Path, policy: Any, tokenizer: Any, updates: int, rate: float
 ) -> tuple[list[float], list[float]]:
-    """The job's training loop on its own problems; rewards and entropies of every update."""
+    """Rewards and entropies of every update."""
+    settings = {"drafter": {"format": "int8"}, "gate": {"mode": "fixed", "draft_length": 3}}
+    steps: list[Step] = []
+    with engine_on(model, settings) as engine:
+        reinforce(engine, directory, policy, tokenizer, updates, rate, steps.append)
+    return [step.reward for step in steps], [step.entropy or 0.0 for step in steps]
+
+
+def reinforce(
+    engine: "RolloutEngine",
+    directory: Path,
+    policy: Any,
+    tokenizer: Any,
+    updates: int,
+    rate: float,
+    on_step: "Callable[[Step], None]",
+    seed: int = 0,
+) -> None:
+    """The job's training loop on its own problems: `policy` and the engine's copy of it are trained in place."""
     from examples.grpo_math.arithmetic import arithmetic_problems
     from examples.grpo_math.options import Options
     from examples.grpo_math.prompts import BARE, render
-    from examples.grpo_math.record import Step
     from examples.grpo_math.train import train
-    from nemo_rl_efficientrollout import read_settings
 
-    settings = {"drafter": {"format": "int8"}, "gate": {"mode": "fixed", "draft_length": 3}}
     options = Options(
         problems=None, model=None, prompt=None, steps=updates, prompts_per_step=PROMPTS_PER_STEP, group=GROUP,
-        max_new_tokens=MAX_NEW_TOKENS, temperature=1.0, lr=rate, dtype="bfloat16", seed=0, name="reinforced",
-        runs_dir=directory, warm_start_steps=1, compare=False, settings=read_settings(settings),
+        max_new_tokens=MAX_NEW_TOKENS, temperature=1.0, lr=rate, dtype="bfloat16", seed=seed, name="reinforced",
+        runs_dir=directory, warm_start_steps=1, compare=False, settings=engine.settings,
     )  # fmt: skip
     problems = arithmetic_problems(updates, PROMPTS_PER_STEP, options.seed)
     prompts = [render(problem, BARE, tokenizer) for problem in problems]
-    steps: list[Step] = []
-    with engine_on(model, settings) as engine:
-        train(options, policy, tokenizer, prompts, [p.answer for p in problems], engine, rate, steps.append)
-    return [step.reward for step in steps], [step.entropy or 0.0 for step in steps]
+    train(options, policy, tokenizer, prompts, [p.answer for p in problems], engine, rate, on_step)
