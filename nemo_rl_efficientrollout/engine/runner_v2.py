@@ -91,18 +91,28 @@ class SelfSpeculativeRunnerV2:
         return super().execute_model(scheduler_output, *args, **kwargs)  # type: ignore[misc]
 
     def sample_tokens(self, *args: Any, **kwargs: Any) -> Any:
-        """A step that neither verifies nor drafts has no speculator: no kernel runs, and no draft is handed on."""
+        """Hands γ drafts on. A step that neither verifies nor drafts has no speculator: no kernel of ours runs."""
         call = super().sample_tokens  # type: ignore[misc]
-        if self.execute_model_state is None or not self._plain:
+        if self.execute_model_state is None:
             return call(*args, **kwargs)
         handler, names = self.draft_tokens_handler, self.execute_model_state.input_batch.req_ids
+        if self._plain:
+            answer = self._without_speculator(call, *args, **kwargs)
+            handler.req_ids, handler.draft_tokens_np = names, None
+        else:
+            answer = call(*args, **kwargs)
+        handler.num_draft_tokens = self.speculator.draft_length  # 0.25.1 would hand over γ_max
+        if handler.draft_tokens_np is not None:
+            handler.draft_tokens_np = handler.draft_tokens_np[:, : self.speculator.draft_length]
+        return answer
+
+    def _without_speculator(self, call: Any, *args: Any, **kwargs: Any) -> Any:
         kept, self.speculator = self.speculator, None
         lengths, self.num_speculative_steps = self.num_speculative_steps, 0
         try:
             return call(*args, **kwargs)
         finally:
             self.speculator, self.num_speculative_steps = kept, lengths
-            handler.req_ids, handler.num_draft_tokens, handler.draft_tokens_np = names, 0, None
 
 
 class VariableLengthGraphs(ModelCudaGraphManager):

@@ -31,6 +31,7 @@ class TwinSpeculator(DraftModelSpeculator):
     draft_length: int | None = None
     """γ of the present step, told by the runner; None while vLLM profiles and captures: γ_max."""
     model: Any
+    supports_mm_inputs = False
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device) -> None:
         super().__init__(_without_draft_logits(vllm_config), device)

