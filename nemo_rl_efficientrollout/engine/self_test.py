@@ -67,7 +67,9 @@ def _generate(core: Any) -> None:
     sampling = SamplingParams(temperature=1.0, max_tokens=NEW_TOKENS, ignore_eos=True, detokenize=False)
     vocabulary = core.vllm_config.model_config.get_vocab_size()
     prompt = [token % vocabulary for token in PROMPT]
-    core.add_request(Request("efficientrollout-self-test", prompt, sampling, None))
+    # Without the hashes of its blocks vLLM 0.25.1 cannot look for a sliding window's in the prefix cache.
+    hasher = core.request_block_hasher
+    core.add_request(Request("efficientrollout-self-test", prompt, sampling, None, block_hasher=hasher))
     while core.scheduler.has_requests() or core.batch_queue:
         _, executed = core.step_fn()
         core.post_step(executed)

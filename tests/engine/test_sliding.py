@@ -5,12 +5,15 @@ from typing import Any
 
 import pytest
 
+from nemo_rl_efficientrollout.engine.versions import installed_vllm
 from tests.engines import generate, prompts, start, stats, worker_state
 from tests.models import VOCABULARY, save_tiny_model
 
 pytestmark = pytest.mark.engine
 BATCH = prompts(6, VOCABULARY, shortest=80, longest=150)  # beyond the window of 64
-UNIFIED = {"disable_hybrid_kv_cache_manager": True}
+# vLLM 0.25.1 gives windows the CPU's smallest blocks, and one cache for all layers takes blocks of one size.
+BLOCKS = {"block_size": 16} if installed_vllm() == "0.25.1" else {}
+UNIFIED = {"disable_hybrid_kv_cache_manager": True, **BLOCKS}
 
 
 def settings(name: str) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def plain_counts(model: Path) -> Counter:
 @pytest.fixture(scope="module")
 def engines(model: Path) -> dict[str, LLM]:
     def build(format_name: str) -> LLM:
-        settings = {"drafter": {"format": format_name}, "draft_length": {"max": 5}}
+        settings = {"drafter": {"format": format_name}, "draft_length": {"max": 5, "max_requests": PER_REQUEST}}
         return start(model, settings, max_num_seqs=PER_REQUEST, max_model_len=64)
 
     engines = {"bf16": build("bf16"), "int8": build("int8"), "noisy": build("int8")}

@@ -14,6 +14,9 @@ from ..patching import wrap
 from .ours import builds_ours
 from .present import pack_experts_again
 
+_MARK = "_efficientrollout_keeps_weight"
+"""On a layer once it was kept: vLLM 0.25.1 reloads weights without saying of which engine."""
+
 
 def install() -> None:
     """Keep the weights of engines that this package drives."""
@@ -23,7 +26,10 @@ def install() -> None:
 
 def _keeping_weights(original: Any) -> Any:
     def dispatch_cpu_unquantized_gemm(layer: torch.nn.Module, remove_weight: bool) -> None:
-        original(layer, remove_weight=remove_weight and not builds_ours())
+        kept = hasattr(layer, _MARK) or builds_ours()
+        if kept:
+            setattr(layer, _MARK, True)
+        original(layer, remove_weight=remove_weight and not kept)
 
     return dispatch_cpu_unquantized_gemm
 
