@@ -156,6 +156,20 @@ def test_up_to_max_model_len(model: Path) -> None:
     assert drafted == accepted > 0.5 * sum(map(len, wanted))
 
 
+@pytest.mark.parametrize("gate", [{"mode": "fixed", "draft_length": 3}, {"mode": "random"}], ids=["3", "random"])
+def test_sliding_windows_beside_full_attention(tmp_path: Path, gate: dict[str, Any]) -> None:
+    """Layers in two groups of KV caches, each with a block table of its own; contexts outgrow the window."""
+    family = save_tiny_model(tmp_path, "gemma3", vocabulary=VOCABULARY, hidden=64)
+    batch = prompts(4, VOCABULARY, seed=6, shortest=40, longest=70)
+    wanted = stock.greedy(family, batch, [40] * 4, max_model_len=128)
+    llm = start_twin(family, "bf16")
+    set_gate(llm, **gate)
+    before = stats(llm)
+    assert generate(llm, batch, 40) == wanted
+    drafted, accepted = drafted_and_accepted(llm, before)
+    assert drafted == accepted > 0
+
+
 def test_a_batch_that_is_too_large_is_not_drafted_for(model: Path, expected: list[list[int]]) -> None:
     settings = {"drafter": {"format": "bf16"}, "draft_length": {"max": MAX, "max_requests": 2}}
     llm = start(model, settings | {"gate": {"mode": "fixed", "draft_length": 3}}, async_scheduling=True, **CROWDED)
