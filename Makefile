@@ -5,6 +5,7 @@ BIN := .venv/bin
 SETUP := .venv/.setup-done
 BIN_0_25 := .venv-vllm-0.25/bin
 SETUP_0_25 := .venv-vllm-0.25/.setup-done
+TRITON_0_25 := .venv-vllm-0.25/triton
 # A process each: engines of one process share vLLM's cached environment and each other's memory.
 ENGINE_TESTS := $(sort $(wildcard tests/engine/test_*.py))
 LOSSLESS_TESTS := $(sort $(wildcard tests/lossless/test_*.py))
@@ -32,6 +33,8 @@ $(SETUP_0_25): requirements/vllm-0.25.1.lock requirements/torch-2.11-cuda.lock p
 	$(BIN_0_25)/python -c 'import sys, importlib.metadata as m; sys.exit("+cpu" not in m.version("torch"))' || \
 	$(BIN_0_25)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/torch-2.11-cuda.lock
 	$(BIN_0_25)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	# For its interpreter alone, so beside the environment: this torch would compile with it.
+	$(BIN_0_25)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(TRITON_0_25) triton==3.9.0
 	touch $@
 
 demo: setup
@@ -49,6 +52,8 @@ $(INTERPRETED_TESTS:%=pytest/%): export TRITON_INTERPRET = 1
 test-vllm-0.25: $(SETUP_0_25)
 	@$(MAKE) --no-print-directory --output-sync --jobs $(JOBS) WITH=$(BIN_0_25)/python \
 		$(patsubst %,pytest/%,$(ENGINE_TESTS) $(LOSSLESS_TESTS))
+	@PYTHONPATH=$(TRITON_0_25) $(MAKE) --no-print-directory --output-sync --jobs $(JOBS) WITH=$(BIN_0_25)/python \
+		$(patsubst %,pytest/%,$(filter tests/v2/test_twin_%,$(INTERPRETED_TESTS)))
 
 lint: setup
 	$(BIN)/ruff check .

@@ -95,7 +95,8 @@ def test_quantized_twin_is_exact(engines: Any, expected: list[list[int]], engine
     before = stats(llm)
     assert generate(llm, BATCH, LENGTHS) == expected
     drafted, accepted = drafted_and_accepted(llm, before)
-    assert 0 < accepted < drafted  # some drafts must fail, or this shows nothing about rejection
+    assert accepted < drafted  # some drafts must fail, or this shows nothing about rejection
+    assert accepted > 0.8 * drafted  # a draft that goes on from a rejected token is exact too, and seldom accepted
 
 
 def test_is_the_real_thing(engines: Any) -> None:
