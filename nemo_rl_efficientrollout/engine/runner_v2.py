@@ -50,7 +50,7 @@ def _choose_speculator(stock: Any) -> Any:
 
 def _choose_graphs(stock: Any) -> Any:
     def make_manager(vllm_config: Any, *args: Any, **kwargs: Any) -> Any:
-        kind = VariableLengthGraphs if is_enabled(vllm_config) else stock
+        kind: Any = VariableLengthGraphs if is_enabled(vllm_config) else stock
         return kind(vllm_config, *args, **kwargs)
 
     return make_manager

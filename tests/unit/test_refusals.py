@@ -40,7 +40,11 @@ def layer(kind: type, **attributes: Any) -> Any:
 class MambaMixer(AttentionLayerBase):
     """A layer with a state instead of a KV cache."""
 
-    get_attn_backend = get_kv_cache_spec = AttentionLayerBase.__init__
+    def get_attn_backend(self) -> Any:
+        raise NotImplementedError
+
+    def get_kv_cache_spec(self, vllm_config: Any) -> Any:
+        raise NotImplementedError
 
 
 PLAIN = {"model.layers.0.self_attn.attn": layer(Attention, kv_sharing_target_layer_name=None)}

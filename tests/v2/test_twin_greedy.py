@@ -130,7 +130,7 @@ def test_plain_steps_have_no_speculator(
 
 def test_preemption(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = prompts(6, VOCABULARY, seed=2, shortest=60, longest=100)
-    vllm = {"num_gpu_blocks_override": 8, "block_size": 32, "max_num_seqs": 6, "max_model_len": 160}
+    vllm: Any = {"num_gpu_blocks_override": 8, "block_size": 32, "max_num_seqs": 6, "max_model_len": 160}
     wanted = stock.greedy(model, batch, [40] * 6, max_model_len=160)
     llm = start_twin(model, "bf16", **vllm)
     set_gate(llm, mode="random", seed=1)

@@ -17,7 +17,6 @@ install_or_skip()  # before anything imports vLLM
 
 from vllm import LLM, SamplingParams  # noqa: E402
 from vllm.v1.worker.gpu.sample.gumbel import gumbel_sample  # noqa: E402
-from vllm.v1.worker.gpu.spec_decode import rejection_sampler  # noqa: E402
 
 from nemo_rl_efficientrollout.engine import speculator_v2  # noqa: E402
 from nemo_rl_efficientrollout.engine.draft_logits import DraftLogits  # noqa: E402
@@ -190,7 +189,3 @@ def test_drafts_do_not_share_their_noise_with_verification() -> None:
     by_chance = logits[0].softmax(-1).square().sum().item()
     assert abs(agreement - by_chance) < 0.25, (agreement, by_chance)
     assert agreement < 0.95
-
-
-def test_the_sampler_of_vllm_is_wrapped_once() -> None:
-    assert hasattr(rejection_sampler.rejection_sample, "_efficientrollout_original")
