@@ -56,7 +56,7 @@ def _choose_graphs(stock: Any) -> Any:
     return make_manager
 
 
-def _choose_runner(stock: type) -> Any:
+def _choose_runner(stock: Any) -> Any:
     ours = type(f"SelfSpeculative{stock.__name__}", (SelfSpeculativeRunnerV2, stock), {})
 
     def make_runner(vllm_config: Any, *args: Any, **kwargs: Any) -> Any:
