@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
+from vllm.config import VllmConfig
 from vllm.distributed.parallel_state import graph_capture
 from vllm.platforms import current_platform
+
+from .compat.present_v2 import capture_pool
 
 Draft = Callable[[], None]
 
@@ -28,9 +31,9 @@ class DraftGraphs:
         """All (rows, γ), largest first, so that the smaller ones find room in the memory of the larger ones."""
         return ((rows, length) for rows in reversed(self._sizes) for length in reversed(self._lengths))
 
-    def capture(self, new_draft: Callable[[int, int], Draft], device: torch.device) -> None:
+    def capture(self, new_draft: Callable[[int, int], Draft], vllm_config: VllmConfig, device: torch.device) -> None:
         """Capture every shape. `new_draft(rows, γ)` prepares, outside the graph, what the graph then repeats."""
-        with recording(device) as record:
+        with recording(vllm_config, device) as record:
             for rows, length in self.shapes():
                 new_draft(rows, length)()  # compiles what is compiled lazily
                 self._graphs[rows, length] = record(new_draft(rows, length))
@@ -46,13 +49,13 @@ class DraftGraphs:
 
 
 @contextmanager
-def recording(device: torch.device) -> Iterator[Callable[[Draft], Any]]:
-    """While captures last: all-reduces register their buffers, and graphs share one pool of memory."""
-    pool = current_platform.get_global_graph_pool()
+def recording(vllm_config: VllmConfig, device: torch.device) -> Iterator[Callable[[Draft], Any]]:
+    """While captures last: all-reduces register their buffers, and graphs share the target's pool of memory."""
+    pool: Any = current_platform.get_global_graph_pool()
 
     def record(draft: Draft) -> Any:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool):
+        with capture_pool(pool, vllm_config) as present_pool, torch.cuda.graph(graph, cast(Any, present_pool)):
             draft()
         return graph
 

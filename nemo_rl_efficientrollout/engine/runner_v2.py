@@ -57,7 +57,7 @@ def _choose_graphs(stock: Any) -> Any:
 
 
 def _choose_runner(stock: Any) -> Any:
-    ours = type(f"SelfSpeculative{stock.__name__}", (SelfSpeculativeRunnerV2, stock), {})
+    ours: Any = type(f"SelfSpeculative{stock.__name__}", (SelfSpeculativeRunnerV2, stock), {})
 
     def make_runner(vllm_config: Any, *args: Any, **kwargs: Any) -> Any:
         return (ours if is_enabled(vllm_config) else stock)(vllm_config, *args, **kwargs)

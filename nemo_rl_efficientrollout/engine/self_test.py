@@ -69,7 +69,7 @@ def _generate(core: Any) -> None:
     prompt = [token % vocabulary for token in PROMPT]
     # Without the hashes of its blocks vLLM 0.25.1 cannot look for a sliding window's in the prefix cache.
     hasher = core.request_block_hasher
-    core.add_request(Request("efficientrollout-self-test", prompt, sampling, None, block_hasher=hasher))
+    core.scheduler.add_request(Request("efficientrollout-self-test", prompt, sampling, None, block_hasher=hasher))
     while core.scheduler.has_requests() or core.batch_queue:
         _, executed = core.step_fn()
         core.post_step(executed)

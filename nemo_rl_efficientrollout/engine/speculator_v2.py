@@ -78,6 +78,7 @@ class TwinSpeculator(DraftModelSpeculator):
 
     def init_cudagraph_manager(self, cudagraph_mode: CUDAGraphMode) -> None:
         self._graph_mode = cudagraph_mode
+        self._graphs = None  # what was captured to estimate memory has another KV cache's addresses
 
     def capture(self, *_target_states: Any) -> None:
         """Capture the drafts of every γ, where the attention backend can bring its metadata up to date in a graph."""
@@ -85,7 +86,7 @@ class TwinSpeculator(DraftModelSpeculator):
         if self.state.twin is None or not full or not present.can_refresh(self.attn_groups):
             return
         self._graphs = DraftGraphs(self._rows, self.num_speculative_steps)
-        self._graphs.capture(self._prepare_capture, self.device)
+        self._graphs.capture(self._prepare_capture, self.vllm_config, self.device)
 
     def _prepare_capture(self, rows: int, length: int) -> Draft:
         self.block_tables.get_dummy_block_tables(rows)
@@ -94,7 +95,7 @@ class TwinSpeculator(DraftModelSpeculator):
         self.input_buffers.query_start_loc.copy_(self._arange.clamp(max=rows))
         self.input_buffers.seq_lens.zero_()
         self.input_buffers.seq_lens[:rows] = 1
-        attend = self._attend_in_place(rows, self.max_model_len)
+        attend = self._attend_in_place(rows)
         return lambda: self._draft(rows, length, attend)
 
     # Drafting
@@ -132,11 +133,13 @@ class TwinSpeculator(DraftModelSpeculator):
         batch = input_batch.num_reqs
         length = self.num_speculative_steps if self.draft_length is None else self.draft_length
         drafts = self.draft_tokens[:batch]
+        if dummy_run:  # of the largest batch that vLLM takes: compile, and show the memory of the largest that we take
+            batch = min(batch, self._rows)
         if length == 0 or self.state.twin is None or batch > self._rows:
             return drafts.fill_(-1)
         if not (self.state.ready or dummy_run):
             return self._draft_surely(drafts, input_batch.idx_mapping)
-        self._take_over(input_batch, num_sampled, num_rejected, last_sampled, temperature, seeds, dummy_run)
+        self._take_over(batch, input_batch, num_sampled, num_rejected, last_sampled, temperature, seeds, dummy_run)
         graphs = self._graphs if self._use_graphs and not is_profile else None
         rows = graphs.rows_for(batch, length) if graphs is not None else None
         if graphs is not None and rows is not None:
@@ -150,6 +153,7 @@ class TwinSpeculator(DraftModelSpeculator):
 
     def _take_over(
         self,
+        batch: int,
         step: InputBatch,
         num_sampled: Tensor,
         num_rejected: Tensor,
@@ -158,9 +162,9 @@ class TwinSpeculator(DraftModelSpeculator):
         seeds: Tensor,
         dummy_run: bool,
     ) -> None:
-        """Fill the buffers from the target's step. Nothing here waits for the device."""
-        batch, buffers = step.num_reqs, self.input_buffers
-        states = step.idx_mapping.to(torch.int64)
+        """Fill the buffers from the first `batch` requests of the target's step. Nothing here waits for the device."""
+        buffers = self.input_buffers
+        states = step.idx_mapping[:batch].to(torch.int64)
         valid = step.seq_lens[:batch] - num_rejected[:batch]  # tokens in the cache; the one just sampled comes next
         buffers.input_ids[:batch] = last_sampled[states, 0]
         buffers.positions[:batch] = valid.clamp(max=self.max_model_len - 1)
@@ -229,17 +233,18 @@ class TwinSpeculator(DraftModelSpeculator):
         def attend(index: int) -> tuple[Any, Any]:
             lengths = (upper_bound[:rows] + index + 1).clamp(max=self.max_model_len)
             slots = self._slots(rows)
-            return self._metadata(rows, slots, int(lengths.max()), lengths), self._by_layer(slots)
+            return self._metadata(rows, slots, lengths), self._by_layer(slots)
 
         return attend
 
-    def _attend_in_place(self, rows: int, longest: int) -> Attend:
+    def _attend_in_place(self, rows: int) -> Attend:
         """Metadata built once; what follows from lengths and positions is then brought up to date by the device."""
         slots = self._slots(rows)
         by_layer = self._by_layer(slots)
+        lengths = torch.full((rows,), self.max_model_len, dtype=torch.int32)
 
         def build() -> Any:
-            return self._metadata(rows, slots, longest, None)
+            return self._metadata(rows, slots, lengths, for_cudagraph_capture=True)
 
         metadata = build()
 
@@ -261,8 +266,8 @@ class TwinSpeculator(DraftModelSpeculator):
     def _by_layer(self, slots: Tensor) -> dict[str, Tensor]:
         return build_slot_mappings_by_layer(slots, self.kv_cache_config)
 
-    def _metadata(self, rows: int, slots: Tensor, longest: int, upper_bound: Tensor | None) -> Any:
-        """Of one-token decodes for `rows` requests, by layer."""
+    def _metadata(self, rows: int, slots: Tensor, longest: Tensor, **how: Any) -> Any:
+        """Of one-token decodes for `rows` requests, by layer. `longest`: [rows] on the host, bounds of lengths."""
         return build_attn_metadata(
             attn_groups=self.attn_groups,
             num_reqs=rows,
@@ -271,11 +276,12 @@ class TwinSpeculator(DraftModelSpeculator):
             query_start_loc_cpu=torch.arange(rows + 1, dtype=torch.int32),
             max_query_len=1,
             seq_lens=self.input_buffers.seq_lens[:rows],
-            max_seq_len=longest,
+            max_seq_len=int(longest.max()),
             block_tables=[table[:rows] for table in self.block_tables.input_block_tables],
             slot_mappings=slots,
             kv_cache_config=self.kv_cache_config,
-            seq_lens_cpu_upper_bound=upper_bound,
+            seq_lens_cpu_upper_bound=longest,
+            **how,
         )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from nemo_rl_efficientrollout.engine import draft_graphs
 from nemo_rl_efficientrollout.engine.draft_graphs import DraftGraphs, row_sizes, verify_shapes
 from nemo_rl_efficientrollout.engine.runner_v2 import candidates
 
+CONFIG: Any = object()
 FULL, PIECEWISE = CUDAGraphMode.FULL, CUDAGraphMode.PIECEWISE
 
 
@@ -24,7 +26,7 @@ class Recording:
         monkeypatch.setattr(draft_graphs, "recording", self._recording)
 
     @contextmanager
-    def _recording(self, device: torch.device) -> Iterator[draft_graphs.Draft]:
+    def _recording(self, vllm_config: object, device: torch.device) -> Iterator[draft_graphs.Draft]:
         yield self._record  # type: ignore[misc]
 
     def _record(self, draft: draft_graphs.Draft) -> object:
@@ -38,7 +40,7 @@ class Recording:
 
 def test_every_shape_runs_once_before_it_is_captured_largest_first(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = Recording(monkeypatch)
-    DraftGraphs(4, 2).capture(cuda.new_draft, torch.device("cpu"))
+    DraftGraphs(4, 2).capture(cuda.new_draft, CONFIG, torch.device("cpu"))
     assert cuda.captured == [(4, 2), (4, 1), (2, 2), (2, 1), (1, 2), (1, 1)]
     assert cuda.runs == [shape for shape in cuda.captured for _ in range(2)]
 
@@ -47,7 +49,7 @@ def test_a_batch_takes_the_smallest_graph_that_holds_it(monkeypatch: pytest.Monk
     cuda = Recording(monkeypatch)
     graphs = DraftGraphs(20, 3)
     assert graphs.rows_for(1, 1) is None  # before capture
-    graphs.capture(cuda.new_draft, torch.device("cpu"))
+    graphs.capture(cuda.new_draft, CONFIG, torch.device("cpu"))
     assert [graphs.rows_for(batch, 3) for batch in (1, 3, 4, 5, 9, 16, 17, 20)] == [1, 4, 4, 8, 16, 16, 20, 20]
     assert graphs.rows_for(21, 3) is None
     assert graphs.rows_for(4, 4) is None

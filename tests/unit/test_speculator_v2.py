@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from vllm.config.compilation import CUDAGraphMode
 
 from nemo_rl_efficientrollout.engine import speculator_v2
 from nemo_rl_efficientrollout.engine.draft_logits import FREE, DraftLogits
@@ -241,3 +242,18 @@ def test_drafting_from_a_graph_never_waits_for_the_device(runner: Runner) -> Non
 def test_the_watch_for_waiting_works() -> None:
     with pytest.raises(AssertionError, match="waits"), NoWaiting():
         torch.ones(2).sum().item()
+
+
+def test_graphs_captured_to_estimate_memory_are_dropped(runner: Runner) -> None:
+    """They hold addresses of a KV cache that is gone once the real one is made."""
+    runner.speculator._graphs = Graphs()
+    runner.speculator.init_cudagraph_manager(CUDAGraphMode.FULL)
+    runner.propose(2)
+    assert len(runner.calls) == 2
+
+
+def test_profiling_runs_the_drafter_on_as_many_rows_as_it_has(runner: Runner) -> None:
+    runner.speculator._rows = 2
+    drafts = runner.propose(3, dummy_run=True, skip_attn_for_dummy_run=True, is_profile=True)
+    assert [call["rows"] for call in runner.calls] == [2, 2, 2]
+    assert drafts.shape == (3, LONGEST)

@@ -1,6 +1,7 @@
 """Model runner V2 of vLLM 0.25.1. Same names as in every other `v2_vllm_*.py`; `present_v2` chooses."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -12,6 +13,11 @@ DRAFT_NOISE = 1 << 30
 """Added to positions, which key the noise: this version would draw a draft and its replacement with the same."""
 REBUILT_ON_DEVICE = ("FLASH_ATTN", "TRITON_ATTN")
 """Backends whose metadata are built from device tensors without a copy from the host."""
+
+
+def capture_pool(pool: Any, vllm_config: VllmConfig) -> AbstractContextManager[Any]:
+    """The pool to capture a graph into: this version keeps graphs in memory that sleep mode leaves alone."""
+    return nullcontext(pool)
 
 
 def draft_logits_dtype(vllm_config: VllmConfig) -> torch.dtype:

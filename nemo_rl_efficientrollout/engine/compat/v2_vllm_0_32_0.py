@@ -5,8 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from vllm.compilation.cudagraph_pool import capture_pool
 from vllm.config import VllmConfig
 from vllm.v1.worker.gpu.sample.gumbel import gumbel_sample
+
+__all__ = ["can_refresh", "capture_pool", "draft_logits_dtype", "draw_drafts", "map_kernel_blocks", "refreshed"]
 
 
 def draft_logits_dtype(vllm_config: VllmConfig) -> torch.dtype:
