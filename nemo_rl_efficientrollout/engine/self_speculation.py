@@ -14,6 +14,7 @@ from .compat import cpu_weights
 from .refit import Refit
 from .requantizer import Requantizer
 from .session import QUANTIZER_ERRORS, RefitSession
+from .signatures import check_signatures
 from .twin import Twin, build_twin
 
 logger = init_logger("vllm.efficientrollout")
@@ -50,6 +51,7 @@ class SelfSpeculation:
         self._load_target = self._target.load_weights
         self._target.load_weights = self._load_and_take_note
         try:
+            check_signatures(self._config.use_v2_model_runner)
             self._refuse_shares_of_parcels()
             self.twin = build_twin(self._config, target, self._settings.drafter)
             self._requantizer = Requantizer(self.twin.quantized, self._config, next(target.parameters()).device)
