@@ -256,11 +256,11 @@ class TwinSpeculator(DraftModelSpeculator):
 
     def _slots(self, rows: int) -> Tensor:
         """[groups, rows] KV slots of the tokens that come next, in a buffer of fixed address."""
-        return self.block_tables.compute_slot_mappings(
+        return present.slot_mappings(
+            self.block_tables,
             self.idx_mapping[:rows],
             self.input_buffers.query_start_loc[: rows + 1],
             self.input_buffers.positions[:rows],
-            rows,
         )
 
     def _by_layer(self, slots: Tensor) -> dict[str, Tensor]:

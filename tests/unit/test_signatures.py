@@ -19,9 +19,7 @@ def test_a_function_that_lost_an_argument_is_named(monkeypatch: pytest.MonkeyPat
     def propose(self: Any, next_token_ids: Any, common_attn_metadata: Any, sampling_metadata: Any) -> None: ...
 
     monkeypatch.setattr(DraftModelProposer, "propose", propose)
-    with pytest.raises(
-        UnsupportedError, match=r"propose of .* does not take num_rejected_tokens_gpu, num_sp"
-    ):
+    with pytest.raises(UnsupportedError, match=r"propose of .* does not take num_rejected_tokens_gpu, num_sp"):
         check_signatures(v2=False)
     check_signatures(v2=True)
 

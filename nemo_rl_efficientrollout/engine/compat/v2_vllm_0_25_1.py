@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from vllm.config import VllmConfig
+from vllm.v1.attention.backends.utils import PAD_SLOT_ID
 from vllm.v1.worker.gpu.sample.gumbel import gumbel_sample
 
 DRAFT_NOISE = 1 << 30
@@ -51,6 +52,18 @@ def draw_drafts(
 def can_refresh(attention_groups: Sequence[Sequence[Any]]) -> bool:
     """Whether attention metadata of one-token decodes can be brought up to date on the device, within a graph."""
     return all(group.backend.get_name() in REBUILT_ON_DEVICE for groups in attention_groups for group in groups)
+
+
+def slot_mappings(tables: Any, states: Tensor, starts: Tensor, positions: Tensor) -> Tensor:
+    """KV slots of one token per request, [groups, rows], in a buffer of fixed address.
+
+    Args:
+        states: [rows] request states; -1: a row that must not write, whose slot is a padding slot.
+        starts: [rows + 1] int32, first token of each row; rows beyond the batch are empty.
+        positions: [rows].
+    """
+    slots = tables.compute_slot_mappings(states.clamp(min=0), starts, positions, states.shape[0])
+    return slots.masked_fill_(states < 0, PAD_SLOT_ID)  # this version would look up the blocks of state -1
 
 
 def refreshed(groups: Sequence[Sequence[Any]], metadata: dict[str, Any], build: Callable[[], Any]) -> Any:

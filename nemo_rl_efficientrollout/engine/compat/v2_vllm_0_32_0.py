@@ -9,7 +9,15 @@ from vllm.compilation.cudagraph_pool import capture_pool
 from vllm.config import VllmConfig
 from vllm.v1.worker.gpu.sample.gumbel import gumbel_sample
 
-__all__ = ["can_refresh", "capture_pool", "draft_logits_dtype", "draw_drafts", "map_kernel_blocks", "refreshed"]
+__all__ = [
+    "can_refresh",
+    "capture_pool",
+    "draft_logits_dtype",
+    "draw_drafts",
+    "map_kernel_blocks",
+    "refreshed",
+    "slot_mappings",
+]
 
 
 def draft_logits_dtype(vllm_config: VllmConfig) -> torch.dtype:
@@ -44,6 +52,17 @@ def draw_drafts(
 def can_refresh(attention_groups: Sequence[Sequence[Any]]) -> bool:
     """Whether attention metadata of one-token decodes can be brought up to date on the device, within a graph."""
     return all(group.supports_draft_decode_metadata_update for groups in attention_groups for group in groups)
+
+
+def slot_mappings(tables: Any, states: Tensor, starts: Tensor, positions: Tensor) -> Tensor:
+    """KV slots of one token per request, [groups, rows], in a buffer of fixed address.
+
+    Args:
+        states: [rows] request states; -1: a row that must not write, whose slot is a padding slot.
+        starts: [rows + 1] int32, first token of each row; rows beyond the batch are empty.
+        positions: [rows].
+    """
+    return tables.compute_slot_mappings(states, starts, positions, states.shape[0])
 
 
 def refreshed(groups: Sequence[Sequence[Any]], metadata: dict[str, Any], build: Callable[[], Any]) -> Any:
