@@ -82,6 +82,8 @@ def _prepare_worker_process_first(original: Any) -> Any:
 def _install_runner(vllm_config: "VllmConfig") -> None:
     # Late, and only in processes that run a model: these modules import torch kernels and runners.
     if vllm_config.use_v2_model_runner:
+        if vllm_config.parallel_config.pipeline_parallel_size > 1:  # only the last rank would have a drafter to ask
+            raise UnsupportedError("pipeline parallelism is not supported: set pipeline_parallel_size to 1")
         from . import runner_v2
 
         runner_v2.install()

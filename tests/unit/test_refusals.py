@@ -7,6 +7,7 @@ import pytest
 from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
 
+from nemo_rl_efficientrollout.engine.plugin import _install_runner
 from nemo_rl_efficientrollout.engine.refusals import refuse_unsupported
 from nemo_rl_efficientrollout.errors import UnsupportedError
 
@@ -74,3 +75,19 @@ def test_plain_attention_is_welcome(fine: Any) -> None:
 def test_what_is_in_the_way_is_named(refused: Any, words: str) -> None:
     with pytest.raises(UnsupportedError, match=words):
         refuse_unsupported(refused)
+
+
+@pytest.mark.parametrize(
+    ("v2", "stages", "asynchronous", "words"),
+    [(True, 2, True, "pipeline_parallel_size to 1"), (False, 1, True, "set async_scheduling to false")],
+)
+def test_what_a_runner_cannot_do_stops_the_engine_with_one_line(
+    v2: bool, stages: int, asynchronous: bool, words: str
+) -> None:
+    wanted: Any = SimpleNamespace(
+        use_v2_model_runner=v2,
+        parallel_config=SimpleNamespace(pipeline_parallel_size=stages),
+        scheduler_config=SimpleNamespace(async_scheduling=asynchronous),
+    )
+    with pytest.raises(UnsupportedError, match=words):
+        _install_runner(wanted)
