@@ -17,6 +17,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from nemo_rl_efficientrollout.config import MAX_DRAFT_LENGTH
+
 from .drafting import WARM_UP, DraftingDecoder
 from .measure import Block, Decoder, new_engine, ratio_interval, set_environment
 from .model import SHAPES, Shape, save_random_model
@@ -86,8 +88,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     check_writable(parser, options.json, options.markdown)
-    if max(options.draft_lengths) > 32:
-        parser.error(f"argument --draft-lengths: {max(options.draft_lengths)} is above 32")
+    if max(options.draft_lengths) > MAX_DRAFT_LENGTH:
+        parser.error(f"argument --draft-lengths: {max(options.draft_lengths)} is above {MAX_DRAFT_LENGTH}")
     if not 0 < options.sharpness <= 1000:
         parser.error(f"argument --sharpness: {options.sharpness:g} is not above 0 and at most 1000")
     if options.quick:

@@ -62,6 +62,12 @@ def difference(after: dict[str, Any], before: dict[str, Any], key: str) -> int:
     return after[key] - before[key]
 
 
+def drafted_and_accepted(llm: LLM, before: dict[str, Any]) -> tuple[int, int]:
+    """Tokens since `before`, an answer of `stats`."""
+    after = stats(llm)
+    return difference(after, before, "drafted_tokens"), difference(after, before, "accepted_tokens")
+
+
 def core_of(llm: LLM) -> Any:
     """vLLM's engine core, reachable because it runs in this process."""
     return llm.llm_engine.engine_core.engine_core  # type: ignore[attr-defined]

@@ -15,6 +15,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from nemo_rl_efficientrollout.config import MAX_DRAFT_LENGTH
+
 from ..drafting import WARM_UP, DraftingDecoder
 from ..measure import set_environment
 from ..record import Progress, Record, at_least, check_writable, new_parser, whole_numbers
@@ -83,8 +85,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     check_writable(parser, options.json, options.markdown)
     settle_shape(parser, options)
-    if options.draft_length > 32:
-        parser.error(f"argument --draft-length: {options.draft_length} is above 32")
+    if options.draft_length > MAX_DRAFT_LENGTH:
+        parser.error(f"argument --draft-length: {options.draft_length} is above {MAX_DRAFT_LENGTH}")
     if options.quick:
         options.sizes, options.context, options.cycles, options.format = (1,), 32, 3, "int8"
     set_environment()
@@ -96,7 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
         {name: getattr(options, name) for name in names},
         ("B", "", "µs a cycle", "times", "share", "name"),
     )
-    growth = (options.cycles + WARM_UP + 2) * 33
+    growth = (options.cycles + WARM_UP + 2) * (MAX_DRAFT_LENGTH + 1)
     with tempfile.TemporaryDirectory() as directory, progress.phase("building model and engine"):
         built = build(options.shape, Path(directory))
         settings = {

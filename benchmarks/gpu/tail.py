@@ -16,6 +16,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from nemo_rl_efficientrollout.config import MAX_DRAFT_LENGTH
+
 from ..drafting import WARM_UP, DraftingDecoder
 from ..measure import Block, ratio_interval, set_environment
 from ..record import Progress, Record, at_least, check_writable, new_parser, whole_numbers
@@ -76,8 +78,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     check_writable(parser, options.json, options.markdown)
     settle_shape(parser, options)
-    if max(options.draft_lengths) > 32:
-        parser.error(f"argument --draft-lengths: {max(options.draft_lengths)} is above 32")
+    if max(options.draft_lengths) > MAX_DRAFT_LENGTH:
+        parser.error(f"argument --draft-lengths: {max(options.draft_lengths)} is above {MAX_DRAFT_LENGTH}")
     if options.quick:
         options.format, options.sizes, options.contexts, options.draft_lengths = "int8", (1, 2), (32, 64), (1, 3)
         options.rounds, options.steps, options.kv_gib = 2, 4, 0.25
@@ -113,7 +115,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _growth(options: Any) -> int:
     """Most tokens that `Decoder.decode` and `split` let a request grow by."""
-    return (options.steps + 2 * WARM_UP + 2) * 33
+    return (options.steps + 2 * WARM_UP + 2) * (MAX_DRAFT_LENGTH + 1)
 
 
 def _room(decoder: DraftingDecoder) -> int:

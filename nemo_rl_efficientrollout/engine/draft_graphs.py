@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import torch
 from vllm.config import VllmConfig
 from vllm.distributed.parallel_state import graph_capture
 from vllm.platforms import current_platform
 
-from .compat.present_v2 import capture_pool
+from .compat.present_v2 import present
 
 Draft = Callable[[], None]
 
@@ -55,7 +55,7 @@ def recording(vllm_config: VllmConfig, device: torch.device) -> Iterator[Callabl
 
     def record(draft: Draft) -> Any:
         graph = torch.cuda.CUDAGraph()
-        with capture_pool(pool, vllm_config) as present_pool, torch.cuda.graph(graph, cast(Any, present_pool)):
+        with present.capture_pool(pool, vllm_config) as own, torch.cuda.graph(graph, own):
             draft()
         return graph
 

@@ -11,7 +11,7 @@ from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
 from vllm.v1.spec_decode.draft_model import DraftModelProposer
 from vllm.v1.spec_decode.utils import eagle_step_update_slot_mapping_and_metadata
 
-from .compat.present import forget_copies
+from .compat.present import present
 from .self_speculation import SelfSpeculation
 
 GREEDY_BELOW = 1e-5
@@ -116,7 +116,7 @@ class TwinProposer(DraftModelProposer):
         metadata.max_seq_len = min(metadata.max_seq_len + 1, self.max_model_len)
         if metadata.seq_lens_cpu_upper_bound is not None:
             metadata.seq_lens_cpu_upper_bound += 1
-        forget_copies(metadata)
+        present.forget_copies(metadata)
         return positions + 1
 
     def _forward(self, tokens: torch.Tensor, metadata: CommonAttentionMetadata, index: int) -> torch.Tensor:

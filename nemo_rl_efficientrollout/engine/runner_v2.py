@@ -9,7 +9,7 @@ from vllm.v1.worker.gpu.spec_decode import rejection_sampler
 
 from ..config import KEY, read_settings
 from .compat import cpu_weights
-from .compat.present import keep_expert_originals
+from .compat.present import present
 from .draft_graphs import verify_shapes
 from .draft_logits import verify_with
 from .patching import wrap
@@ -29,7 +29,7 @@ def install() -> None:
     wrap(model_runner, "ModelCudaGraphManager", _choose_graphs)
     if current_platform.is_cpu():
         cpu_weights.install()
-        keep_expert_originals()
+        present.keep_expert_originals()
         from vllm.v1.worker.cpu import model_runner as cpu_model_runner  # which needs a Triton that compiles for CPUs
 
         wrap(cpu_model_runner, "CPUModelRunner", _choose_runner)

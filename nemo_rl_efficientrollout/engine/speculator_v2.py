@@ -13,7 +13,7 @@ from vllm.v1.worker.gpu.attn_utils import build_attn_metadata, build_slot_mappin
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.spec_decode.speculator import DraftModelSpeculator
 
-from .compat import present_v2 as present
+from .compat.present_v2 import present
 from .draft_graphs import Draft, DraftGraphs
 from .draft_logits import DraftLogits
 from .self_speculation import SelfSpeculation

@@ -27,7 +27,7 @@ from vllm.utils.torch_utils import set_default_torch_dtype
 from ..config import KEY, DrafterSettings
 from ..drafter.formats import Quantized, format_named
 from ..errors import UnsupportedError
-from .compat.present import share_routing
+from .compat.present import present
 from .kernels import EXPERT_WEIGHTS, DraftExperts, DraftLinear, new_experts, new_linear
 from .refusals import refuse_unsupported
 
@@ -183,7 +183,7 @@ def _own_experts(twin: Twin, path: str, runner: Any, source: Any, settings: Draf
     for name, buffer in theirs._buffers.items():
         layer.register_buffer(name, buffer, persistent=False)
     layer._parameters.clear()
-    share_routing(layer, theirs)
+    present.share_routing(layer, theirs)
     here = f"{path}.routed_experts"
     method = new_experts(here, layer, theirs, settings)
     twin.quantized.append(DraftLayer(here, theirs, method))

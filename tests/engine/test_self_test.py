@@ -7,7 +7,7 @@ import pytest
 import torch
 from vllm import LLM
 
-from nemo_rl_efficientrollout.engine import self_test
+from nemo_rl_efficientrollout.engine import self_speculation, self_test
 from nemo_rl_efficientrollout.engine.proposer_v1 import TwinProposer
 from nemo_rl_efficientrollout.errors import UnsupportedError
 from tests.engines import core_of, generate, prompts, runner_of, start, stats
@@ -58,11 +58,15 @@ def wrong_positions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_wrong_positions_mean_plain_decoding_and_one_clear_line(
-    model: Path, llm: LLM, wrong_positions: None, capfd: pytest.CaptureFixture[str]
+    model: Path, llm: LLM, wrong_positions: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    warnings = []
+    monkeypatch.setattr(self_speculation.logger, "warning", lambda *a: warnings.append(a[0] % a[1:]))
     broken = start(model, ALWAYS)
     answer = stats(broken)
     assert "the start-up test failed" in answer["drafter_problem"]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("EfficientRollout is off, decoding plainly: the start-up test failed, ")
     assert generate(broken, BATCH, 24) == generate(llm, BATCH, 24)
     assert stats(broken)["drafts"] == 0
 

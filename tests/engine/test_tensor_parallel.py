@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from vllm import LLM
 
-from tests.engines import difference, generate, prompts, set_gate, start, stats
+from tests.engines import drafted_and_accepted, generate, prompts, set_gate, start, stats
 from tests.models import VOCABULARY, save_tiny_model, weights_of
 
 pytestmark = pytest.mark.engine
@@ -31,11 +31,6 @@ def engines(model: Path) -> dict[str, LLM]:
         return start(model, settings, tensor_parallel_size=2)
 
     return {"bf16": build("bf16"), "int8": build("int8")}
-
-
-def drafted_and_accepted(llm: LLM, before: dict[str, Any]) -> tuple[int, int]:
-    after = stats(llm)
-    return difference(after, before, "drafted_tokens"), difference(after, before, "accepted_tokens")
 
 
 @pytest.mark.parametrize("name", ["bf16", "int8"])

@@ -18,7 +18,16 @@ from nemo_rl_efficientrollout.engine import self_test
 from nemo_rl_efficientrollout.engine.draft_graphs import row_sizes
 from nemo_rl_efficientrollout.engine.scheduler import AsyncDraftLengthScheduler
 from nemo_rl_efficientrollout.engine.speculator_v2 import TwinSpeculator
-from tests.engines import core_of, difference, generate, prompts, runner_of, set_gate, start, stats
+from tests.engines import (
+    core_of,
+    drafted_and_accepted,
+    generate,
+    prompts,
+    runner_of,
+    set_gate,
+    start,
+    stats,
+)
 from tests.models import VOCABULARY, save_tiny_model
 
 pytestmark = pytest.mark.engine
@@ -35,11 +44,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start_twin(model: Path, name: str, **vllm: Any) -> LLM:
     settings = {"drafter": {"format": name}, "draft_length": {"max": MAX}, "strict": True}
     return start(model, settings, **(GRAPHS | vllm))
-
-
-def drafted_and_accepted(llm: LLM, before: dict[str, Any]) -> tuple[int, int]:
-    after = stats(llm)
-    return difference(after, before, "drafted_tokens"), difference(after, before, "accepted_tokens")
 
 
 def test_runs_as_stock_vllm_does(model: Path) -> None:

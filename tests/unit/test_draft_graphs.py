@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor
 
 from nemo_rl_efficientrollout.engine import draft_graphs
 from nemo_rl_efficientrollout.engine.draft_graphs import DraftGraphs, row_sizes, verify_shapes
-from nemo_rl_efficientrollout.engine.runner_v2 import candidates
+from nemo_rl_efficientrollout.engine.runner_v2 import VariableLengthGraphs, candidates
 
 CONFIG: Any = object()
 FULL, PIECEWISE = CUDAGraphMode.FULL, CUDAGraphMode.PIECEWISE
@@ -80,3 +81,44 @@ def test_a_step_finds_the_graph_of_its_own_length() -> None:
     assert found[6, 0] == [verify[1], mixed[1]]
     assert found[8, 0] == [mixed[1]]
     assert (9, 0) not in found
+
+
+def target_graphs(mode: CUDAGraphMode) -> Any:
+    """The target's graphs as an engine for up to 8 requests has them, with drafts of up to 2 for up to 4 of them."""
+    new: Any = object.__new__(VariableLengthGraphs)
+    settings = {"draft_length": {"max": 2, "max_requests": 4}}
+    new.vllm_config = SimpleNamespace(
+        additional_config={"efficientrollout": settings},
+        speculative_config=None,
+        cache_config=SimpleNamespace(use_kda_recoverssm=False),
+    )
+    sizes = [1, 2, 4, 8, 16]
+    new.compilation_config = SimpleNamespace(cudagraph_capture_sizes=sizes, max_cudagraph_capture_size=16)
+    new.cudagraph_mode, new.max_num_reqs, new.decode_query_len = mode, 8, 3
+    new.lora_capture_cases, new._lora_dispatch_map, new._max_lora_case = [0], {}, 0
+    new.varlen_decode, new.ubatch_runner, new._graphs_captured = False, None, True
+    new._candidates, new._capture_descs = {}, {}
+    new._init_candidates()
+    return new
+
+
+@pytest.mark.parametrize(
+    ("requests", "tokens", "padded"), [(1, 1, 1), (3, 1, 4), (8, 1, 8), (1, 2, 1), (3, 2, 4), (2, 3, 2), (4, 3, 4)]
+)
+def test_plain_decoding_and_every_draft_length_have_full_graphs(requests: int, tokens: int, padded: int) -> None:
+    graphs = target_graphs(CUDAGraphMode.FULL_AND_PIECEWISE)
+    shape = graphs.dispatch(requests, requests * tokens, tokens, 0)
+    assert (shape.cg_mode, shape.num_reqs, shape.num_tokens) == (FULL, padded, padded * tokens)
+    assert shape in graphs._capture_descs[FULL]
+
+
+def test_prompts_and_large_batches_take_vllm_s_own_shapes() -> None:
+    graphs = target_graphs(CUDAGraphMode.FULL_AND_PIECEWISE)
+    assert graphs.dispatch(2, 7, None, 0).cg_mode == PIECEWISE
+    assert graphs.dispatch(5, 15, 3, 0).cg_mode == PIECEWISE
+    largest_first = [shape.num_tokens for shape in graphs._capture_descs[FULL]]
+    assert largest_first == sorted(largest_first, reverse=True)
+
+
+def test_without_graphs_there_are_none() -> None:
+    assert target_graphs(CUDAGraphMode.NONE)._capture_descs == {}

@@ -3,6 +3,8 @@
 import ast
 from pathlib import Path
 
+import pytest
+
 from nemo_rl_efficientrollout.engine import versions
 
 COMPAT = Path(versions.__file__).parent / "compat"
@@ -14,24 +16,28 @@ def signatures(file: Path) -> dict[str, list[str]]:
     return {f.name: [a.arg for a in f.args.args] for f in functions if not f.name.startswith("_")}
 
 
-def test_every_supported_version_has_a_file_and_none_is_left_over() -> None:
-    wanted = {f"vllm_{version.replace('.', '_')}.py" for version in versions.SUPPORTED}
-    assert {file.name for file in COMPAT.glob("vllm_*.py")} == wanted
+CHOOSERS = {"vllm": "present.py", "v2_vllm": "present_v2.py"}
+families = pytest.mark.parametrize("family", CHOOSERS)
 
 
-def test_all_versions_offer_the_same_functions() -> None:
-    first, *others = [signatures(file) for file in sorted(COMPAT.glob("vllm_*.py"))]
+@families
+def test_every_supported_version_has_a_file_and_none_is_left_over(family: str) -> None:
+    wanted = {f"{family}_{version.replace('.', '_')}.py" for version in versions.SUPPORTED}
+    assert {file.name for file in COMPAT.glob(f"{family}_*.py")} == wanted
+
+
+@families
+def test_all_versions_offer_the_same_functions(family: str) -> None:
+    first, *others = [signatures(file) for file in sorted(COMPAT.glob(f"{family}_*.py"))]
     assert first
     for other in others:
         assert other == first
 
 
-def test_one_place_chooses_and_hands_on_everything() -> None:
-    branches = [node for node in ast.parse((COMPAT / "present.py").read_text()).body if isinstance(node, ast.If)]
+@families
+def test_one_place_chooses(family: str) -> None:
+    branches = [node for node in ast.parse((COMPAT / CHOOSERS[family]).read_text()).body if isinstance(node, ast.If)]
     assert len(branches) == 1
-    chosen = {
-        node.module: {name.name for name in node.names}
-        for node in ast.walk(branches[0])
-        if isinstance(node, ast.ImportFrom)
-    }
-    assert chosen == {file.stem: set(signatures(file)) for file in COMPAT.glob("vllm_*.py")}
+    imports = [node for node in ast.walk(branches[0]) if isinstance(node, ast.ImportFrom)]
+    chosen = {(name.name, name.asname) for node in imports for name in node.names}
+    assert chosen == {(file.stem, "present") for file in COMPAT.glob(f"{family}_*.py")}

@@ -12,7 +12,7 @@ from vllm.platforms import current_platform
 
 from ..patching import wrap
 from .ours import builds_ours
-from .present import pack_experts_again
+from .present import present
 
 _MARK = "_efficientrollout_keeps_weight"
 """On a layer once it was kept: vLLM 0.25.1 reloads weights without saying of which engine."""
@@ -40,4 +40,4 @@ def pack_again(model: torch.nn.Module) -> None:
         if hasattr(layer, "cpu_linear"):
             layer_utils.dispatch_cpu_unquantized_gemm(layer, remove_weight=False)
         elif isinstance(layer, RoutedExperts):
-            pack_experts_again(layer)
+            present.pack_experts_again(layer)

@@ -6,29 +6,8 @@ Every `vllm_*.py` beside this one defines the same names; nothing else in `engin
 from ..versions import check_vllm_version
 
 if check_vllm_version() == "0.25.1":
-    from .vllm_0_25_1 import (
-        forget_copies,
-        keep_expert_originals,
-        mixed_precision_config,
-        new_online_experts,
-        pack_experts_again,
-        share_routing,
-    )
+    from . import vllm_0_25_1 as present
 else:
-    from .vllm_0_32_0 import (
-        forget_copies,
-        keep_expert_originals,
-        mixed_precision_config,
-        new_online_experts,
-        pack_experts_again,
-        share_routing,
-    )
+    from . import vllm_0_32_0 as present
 
-__all__ = [
-    "forget_copies",
-    "keep_expert_originals",
-    "mixed_precision_config",
-    "new_online_experts",
-    "pack_experts_again",
-    "share_routing",
-]
+__all__ = ["present"]

@@ -1,4 +1,4 @@
-"""The file of the installed vLLM for model runner V2, as `present` is for all else.
+"""The file of the installed vLLM for model runner V2, as in `present` for all else.
 
 Apart from it because it imports Triton kernels, which an engine on model runner V1 can do without.
 """
@@ -6,32 +6,8 @@ Apart from it because it imports Triton kernels, which an engine on model runner
 from ..versions import check_vllm_version
 
 if check_vllm_version() == "0.25.1":
-    from .v2_vllm_0_25_1 import (
-        can_refresh,
-        capture_pool,
-        draft_logits_dtype,
-        draw_drafts,
-        map_kernel_blocks,
-        refreshed,
-        slot_mappings,
-    )
+    from . import v2_vllm_0_25_1 as present
 else:
-    from .v2_vllm_0_32_0 import (
-        can_refresh,
-        capture_pool,
-        draft_logits_dtype,
-        draw_drafts,
-        map_kernel_blocks,
-        refreshed,
-        slot_mappings,
-    )
+    from . import v2_vllm_0_32_0 as present
 
-__all__ = [
-    "can_refresh",
-    "capture_pool",
-    "draft_logits_dtype",
-    "draw_drafts",
-    "map_kernel_blocks",
-    "refreshed",
-    "slot_mappings",
-]
+__all__ = ["present"]

@@ -29,14 +29,7 @@ def draft_logits_dtype(vllm_config: VllmConfig) -> torch.dtype:
 def draw_drafts(
     logits: Tensor, index: Tensor, temperature: Tensor, seeds: Tensor, positions: Tensor, cache: Tensor, column: Tensor
 ) -> Tensor:
-    """Draw a token per row of `logits`, [rows, vocabulary], with noise that verification does not use.
-
-    Args:
-        index: [rows] place of each row in `temperature`, `seeds` and `cache`; -1: of nobody.
-        positions: [rows] of the tokens that the logits follow.
-        cache: [places, γ_max, vocabulary] where the rejection sampler will look for the distributions.
-        column: scalar, which of the γ_max drafts this is.
-    """
+    """As in `v2_vllm_0_32_0`, which draws with noise of its own by itself."""
     return gumbel_sample(
         logits,
         index,
@@ -55,15 +48,9 @@ def can_refresh(attention_groups: Sequence[Sequence[Any]]) -> bool:
 
 
 def slot_mappings(tables: Any, states: Tensor, starts: Tensor, positions: Tensor) -> Tensor:
-    """KV slots of one token per request, [groups, rows], in a buffer of fixed address.
-
-    Args:
-        states: [rows] request states; -1: a row that must not write, whose slot is a padding slot.
-        starts: [rows + 1] int32, first token of each row; rows beyond the batch are empty.
-        positions: [rows].
-    """
+    """As in `v2_vllm_0_32_0`; this version would look up the blocks of state -1."""
     slots = tables.compute_slot_mappings(states.clamp(min=0), starts, positions, states.shape[0])
-    return slots.masked_fill_(states < 0, PAD_SLOT_ID)  # this version would look up the blocks of state -1
+    return slots.masked_fill_(states < 0, PAD_SLOT_ID)
 
 
 def refreshed(groups: Sequence[Sequence[Any]], metadata: dict[str, Any], build: Callable[[], Any]) -> Any:

@@ -1,23 +1,19 @@
 """Model runner V2 of vLLM 0.32.0. Same names as in every other `v2_vllm_*.py`; `present_v2` chooses."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
-from vllm.compilation.cudagraph_pool import capture_pool
+from vllm.compilation import cudagraph_pool
 from vllm.config import VllmConfig
 from vllm.v1.worker.gpu.sample.gumbel import gumbel_sample
 
-__all__ = [
-    "can_refresh",
-    "capture_pool",
-    "draft_logits_dtype",
-    "draw_drafts",
-    "map_kernel_blocks",
-    "refreshed",
-    "slot_mappings",
-]
+
+def capture_pool(pool: Any, vllm_config: VllmConfig) -> AbstractContextManager[Any]:
+    """The pool to capture a graph into: one that sleep mode can give back, where it gives graphs back."""
+    return cudagraph_pool.capture_pool(pool, vllm_config)
 
 
 def draft_logits_dtype(vllm_config: VllmConfig) -> torch.dtype:

@@ -14,7 +14,7 @@ from ...config import DrafterSettings
 from ...drafter.formats import Format, Quantized, format_named
 from ...errors import UnsupportedError
 from ..compat.cpu_experts import EXPERT_WEIGHTS
-from ..compat.present import new_online_experts, pack_experts_again
+from ..compat.present import present
 
 PLAIN_BACKENDS = (UnquantizedMoeBackend.TRITON, UnquantizedMoeBackend.BATCHED_TRITON, UnquantizedMoeBackend.CPU)
 """Backends that leave the policy's expert weights as they were loaded, so that they can be quantized from."""
@@ -60,7 +60,7 @@ class SimulatedExperts(DraftExperts):
             for weight, quantized in zip(getattr(self.layer, name), own, strict=True):
                 weight.copy_(self.format.dequantize(quantized))
         if self._filled:
-            pack_experts_again(self.layer)
+            present.pack_experts_again(self.layer)
         else:
             self.layer.quant_method.process_weights_after_loading(self.layer)
             self._filled = True
@@ -74,7 +74,7 @@ class Fp8Experts(DraftExperts):
         super().__init__(layer, form)
         method = Fp8PtpcOnlineMoEMethod if form.name == "fp8" else Fp8PerBlockOnlineMoEMethod
         try:
-            self._method: Any = new_online_experts(method, layer)
+            self._method: Any = present.new_online_experts(method, layer)
         except (ValueError, NotImplementedError) as error:
             raise UnsupportedError(f"experts in format '{form.name}' have no kernel here: {error}") from error
         layer.quant_method = self._method

@@ -9,7 +9,7 @@ from vllm.model_executor.parameter import GroupQuantScaleParameter, PackedvLLMPa
 from vllm.scalar_type import scalar_types
 
 from ...drafter.formats import Quantized
-from ..compat.present import mixed_precision_config
+from ..compat.present import present
 from .draft_linear import DraftLinear
 
 _NAMES = ("weight_packed", "weight_scale", "weight_zero_point")
@@ -21,7 +21,7 @@ class Int4Linear(DraftLinear):
     def new_kernel(self, shape: tuple[int, int], block: int, dtype: torch.dtype) -> Any:
         zero_points = self.format.name == "int4"
         here = (shape[1], shape[0])
-        config = mixed_precision_config(
+        config = present.mixed_precision_config(
             full_weight_shape=here,
             partition_weight_shape=here,
             weight_type=scalar_types.uint4 if zero_points else scalar_types.uint4b8,
