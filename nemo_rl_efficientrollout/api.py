@@ -4,7 +4,7 @@ import warnings
 from os import PathLike, fspath
 from typing import Any
 
-from .config import KEY, read_settings
+from .config import KEY, Settings, read_settings
 from .engine.versions import check_vllm_version
 from .errors import UnsupportedError
 
@@ -21,8 +21,8 @@ def engine_kwargs(model: str | PathLike[str], settings: Any = None) -> dict[str,
         settings: mapping, OmegaConf node or `Settings`; see `config.Settings` for keys and defaults.
 
     Returns:
-        `speculative_config`, `scheduler_cls`, `additional_config` and, where needed, `async_scheduling`. Empty
-        (plain decoding), with one warning, where the installed vLLM is not supported.
+        `speculative_config`, `scheduler_cls` and `additional_config`. Empty (plain decoding), with one warning, where
+        the installed vLLM is not supported.
 
     Raises:
         SettingsError: a key that does not exist or a value that is not allowed.
@@ -30,23 +30,26 @@ def engine_kwargs(model: str | PathLike[str], settings: Any = None) -> dict[str,
     """
     checked = read_settings(settings)
     try:
-        version = check_vllm_version()
+        check_vllm_version()
     except UnsupportedError as error:
         if checked.strict:
             raise
         warnings.warn(f"EfficientRollout is off, decoding plainly: {error}", stacklevel=2)
         return {}
-    # 0.25.1 would turn asynchronous scheduling off for draft models; where it cannot be had, later versions know.
-    scheduling = {"async_scheduling": True} if version == "0.25.1" else {}
-    return scheduling | {
+    return arguments(model, checked)
+
+
+def arguments(model: str | PathLike[str], settings: Settings) -> dict[str, Any]:
+    """The same for a vLLM that is elsewhere, such as in the environment of NeMo-RL's workers."""
+    return {
         "speculative_config": {
             # vLLM reserves KV-cache slots for this method; the worker puts the twin in the draft model's place.
             "method": "draft_model",
             "model": fspath(model),
-            "num_speculative_tokens": checked.draft_length.max,
+            "num_speculative_tokens": settings.draft_length.max,
             "draft_sample_method": "probabilistic",
             "rejection_sample_method": "standard",
         },
         "scheduler_cls": SCHEDULER,
-        "additional_config": {KEY: checked.model_dump()},
+        "additional_config": {KEY: settings.model_dump()},
     }

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .errors import SettingsError, nearest
 
@@ -75,6 +75,11 @@ class GateSettings(_Block):
     """Seed of mode `random`."""
     calibration: str | None = None
     """File of `efficientrollout calibrate` from which mode `auto` starts; without one it probes the machine."""
+
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _yaml_reads_off_as_false(cls, value: Any) -> Any:
+        return "off" if value is False else value
 
     @model_validator(mode="after")
     def _draft_length_belongs_to_fixed(self) -> "GateSettings":

@@ -31,7 +31,7 @@ def test_omegaconf_interpolations_are_resolved() -> None:
 
 def test_engine_kwargs_are_exactly_what_vllm_needs() -> None:
     answer = engine_kwargs("some/model", {"drafter": {"format": "int8"}, "draft_length": {"max": 5}})
-    assert set(answer) - {"async_scheduling"} == {"speculative_config", "scheduler_cls", "additional_config"}
+    assert set(answer) == {"speculative_config", "scheduler_cls", "additional_config"}
     assert answer["speculative_config"] == {
         "method": "draft_model",
         "model": "some/model",
@@ -126,3 +126,7 @@ def test_unsupported_vllm_means_plain_decoding_with_a_warning_or_an_error_if_str
     monkeypatch.setattr(versions, "installed_vllm", lambda: None)
     with pytest.raises(UnsupportedError, match="not installed"):
         engine_kwargs("m", {"strict": True})
+
+
+def test_an_unquoted_off_in_yaml_is_the_mode_off() -> None:
+    assert read_settings({"gate": {"mode": False}}).gate.mode == "off"

@@ -7,6 +7,7 @@ import pytest
 from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
 
+from nemo_rl_efficientrollout.config import KEY
 from nemo_rl_efficientrollout.engine.plugin import _install_runner
 from nemo_rl_efficientrollout.engine.refusals import refuse_unsupported
 from nemo_rl_efficientrollout.errors import UnsupportedError
@@ -91,3 +92,24 @@ def test_what_a_runner_cannot_do_stops_the_engine_with_one_line(
     )
     with pytest.raises(UnsupportedError, match=words):
         _install_runner(wanted)
+
+
+@pytest.mark.parametrize(
+    ("enabled", "asked", "able", "scheduling"),
+    [(True, None, True, True), (True, None, False, None), (True, False, True, False), (False, None, True, None)],
+)
+def test_vllm_0_25_1_schedules_asynchronously_where_its_executor_can(
+    monkeypatch: pytest.MonkeyPatch, enabled: bool, asked: bool | None, able: bool, scheduling: bool | None
+) -> None:
+    from vllm.v1.executor.abstract import Executor
+
+    from nemo_rl_efficientrollout.engine.compat.runner_choice import _schedule_asynchronously
+
+    executor = SimpleNamespace(supports_async_scheduling=lambda: able)
+    monkeypatch.setattr(Executor, "get_class", lambda config: executor)
+    seen = []
+    config = SimpleNamespace(
+        additional_config={KEY: {}} if enabled else {}, scheduler_config=SimpleNamespace(async_scheduling=asked)
+    )
+    _schedule_asynchronously(lambda config: seen.append(config.scheduler_config.async_scheduling))(config)
+    assert seen == [scheduling]
