@@ -4,7 +4,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..gate import Step
+from ..gate import Prediction, Step
 
 TIMELINE_STEPS = 65536
 """Steps kept between two readings: a rollout of 8k tokens several times over, 8 MB at most."""
@@ -21,6 +21,12 @@ class Ledger:
     accepted_by_position: list[int] = field(default_factory=list)
     decode_steps: int = 0
     speculating_steps: int = 0
+    gated_seconds: float = 0.0
+    """Of steps for which the gate had a prediction."""
+    promised_seconds: float = 0.0
+    """What they would have taken by plain decoding, as predicted."""
+    ideal_seconds: float = 0.0
+    """What they would have taken by the most promising actions, as predicted."""
     _timeline: deque[tuple[float, int, int, int, int, int, bool, float]] = field(
         default_factory=lambda: deque(maxlen=TIMELINE_STEPS)
     )
@@ -28,8 +34,12 @@ class Ledger:
     def __post_init__(self) -> None:
         self.accepted_by_position = [0] * self.max_draft_length
 
-    def record(self, step: Step, finished_at: float) -> None:
+    def record(self, step: Step, finished_at: float, prediction: Prediction | None = None) -> None:
         """Count one step that ended at `finished_at` (seconds of a monotonic clock)."""
+        if prediction is not None:
+            self.gated_seconds += step.seconds
+            self.promised_seconds += step.seconds * prediction.speedup
+            self.ideal_seconds += step.seconds * prediction.speedup / prediction.best
         drafted = accepted = 0
         self.decode_steps += 1
         if step.drafted:

@@ -34,10 +34,11 @@ def register() -> None:
     from vllm.v1.engine.core_client import AsyncMPClient, SyncMPClient
     from vllm.v1.worker.worker_base import WorkerBase
 
-    from . import rpc, self_test, workers
+    from . import metrics, rpc, self_test, workers
     from .compat import runner_choice
 
     runner_choice.install()
+    metrics.install()
     for method in rpc.WORKER_METHODS:
         setattr(WorkerBase, method.__name__, method)
     wrap(WorkerBase, "__init__", _prepare_worker_process_first)

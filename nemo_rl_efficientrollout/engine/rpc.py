@@ -60,11 +60,6 @@ def efficientrollout_gate(worker: Any) -> dict[str, Any]:
     return {}
 
 
-def efficientrollout_may_draft(worker: Any) -> bool:
-    """Whether this worker's drafter exists and is as new as its policy."""
-    return state_of(worker).ready
-
-
 def efficientrollout_draft_by_policy(worker: Any, policy: bool) -> None:
     """For the start-up test: let the policy itself draft, or its drafter again."""
     worker.model_runner.draft_by_policy(policy)
@@ -97,7 +92,6 @@ WORKER_METHODS = (
     efficientrollout_set_gate,
     efficientrollout_timeline,
     efficientrollout_gate,
-    efficientrollout_may_draft,
     efficientrollout_draft_by_policy,
     efficientrollout_decode_plainly,
     efficientrollout_detect,

@@ -7,14 +7,17 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.spec_decode.metrics import SpecDecodingStats
 
 from ..config import KEY, GateSettings, read_gate, read_settings
 from ..gate import AutoGate, Gate, Load, Step, make_gate
 from ..gate.evidence import Evidence
 from . import workers
 from .ledger import Ledger
+from .metrics import EVERY, Totals, attach
 from .plugin import require_active
 from .seeding import Seed, find_seed
+from .workers import Drafters
 
 
 class _AskGate:
@@ -36,7 +39,7 @@ class DraftLengths(Scheduler if TYPE_CHECKING else object):
         settings = read_settings(vllm_config.additional_config[KEY])
         self._settings = settings
         self._workers = workers.take(vllm_config)
-        self._may_draft: bool | None = None  # unknown: the workers are asked before the next draft
+        self._drafters: Drafters | None = None  # unknown: the workers are asked before the next step
         self._seed: Seed | None = None
         self._auto: AutoGate | None = None
         self._last_step_ended = 0.0
@@ -69,13 +72,16 @@ class DraftLengths(Scheduler if TYPE_CHECKING else object):
 
     def may_draft(self) -> bool:
         """Whether every worker's drafter is fit to draft."""
-        if self._may_draft is None:
-            self._may_draft = self._workers.may_draft()
-        return self._may_draft
+        return self._ask_drafters().fit
+
+    def _ask_drafters(self) -> Drafters:
+        if self._drafters is None:
+            self._drafters = self._workers.drafters()
+        return self._drafters
 
     def workers_changed(self) -> None:
         """Something was asked of the workers: their drafter may be fit now, or no longer."""
-        self._may_draft = None
+        self._drafters = None
 
     def refit(self) -> None:
         """The policy and its drafter have new weights."""
@@ -91,6 +97,7 @@ class DraftLengths(Scheduler if TYPE_CHECKING else object):
         return described
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
+        self._ask_drafters()
         started = time.perf_counter()
         output = super().schedule(*args, **kwargs)
         output.efficientrollout_started = started  # type: ignore[attr-defined]
@@ -106,10 +113,34 @@ class DraftLengths(Scheduler if TYPE_CHECKING else object):
             step = self._read_step(scheduler_output, model_runner_output, seconds)
             if self.gate.learns:
                 self.gate.observe(step)
-            self.ledger.record(step, now)
+            self.ledger.record(step, now, self.gate.prediction)
             if self.evidence is not None and step.drafted:
                 self.evidence.observe(step.drafted, step.accepted)
         return super().update_from_output(scheduler_output, model_runner_output)
+
+    def make_stats(self, spec_decoding_stats: SpecDecodingStats | None = None, *args: Any, **kwargs: Any) -> Any:
+        due = self.ledger.decode_steps % EVERY == 1 or not self.running
+        if due and self.log_stats:
+            if spec_decoding_stats is None:
+                spec_decoding_stats = SpecDecodingStats.new(self.num_spec_tokens)
+            attach(spec_decoding_stats, self._totals())
+        return super().make_stats(spec_decoding_stats, *args, **kwargs)
+
+    def _totals(self) -> Totals:
+        drafters, ledger = self._ask_drafters(), self.ledger
+        return Totals(
+            behind=int(not drafters.fit),
+            policy_version=drafters.policy_version,
+            drafter_version=drafters.drafter_version,
+            requantize_microseconds=round(1e6 * drafters.requantize_seconds),
+            decode_steps=ledger.decode_steps,
+            speculating_steps=ledger.speculating_steps,
+            gate_switches=self.gate.switches,
+            gated_microseconds=round(1e6 * ledger.gated_seconds),
+            promised_microseconds=round(1e6 * ledger.promised_seconds),
+            ideal_microseconds=round(1e6 * ledger.ideal_seconds),
+            break_even_millionths=round(1e6 * (self.gate.break_even() or 0.0)),
+        )
 
     def load(self) -> Load:
         """Requests that decode, and the mean of their context lengths."""

@@ -1,9 +1,19 @@
 """What the scheduler may ask of the workers. It is built after them and sees none of them itself."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from vllm.config import VllmConfig
+
+
+class Drafters(NamedTuple):
+    """What the workers of one engine say of their drafters; the worst of all ranks."""
+
+    fit: bool
+    """Every rank may draft: one that may not would leave the others waiting."""
+    policy_version: int
+    drafter_version: int
+    requantize_seconds: float
 
 
 class Workers:
@@ -12,9 +22,15 @@ class Workers:
     def __init__(self, executor: Any) -> None:
         self._executor = executor
 
-    def may_draft(self) -> bool:
-        """Whether every worker's drafter is fit to draft: a rank that may not would leave the others waiting."""
-        return all(self._executor.collective_rpc("efficientrollout_may_draft"))
+    def drafters(self) -> Drafters:
+        """How the drafters are now."""
+        ranks = self._executor.collective_rpc("efficientrollout_stats")
+        return Drafters(
+            fit=not any(rank["drafter_problem"] for rank in ranks),
+            policy_version=max(rank["policy_version"] for rank in ranks),
+            drafter_version=min(rank["drafter_version"] for rank in ranks),
+            requantize_seconds=max(rank["requantize_seconds"] for rank in ranks),
+        )
 
     def detect(self, max_rows: int) -> Mapping[str, Any]:
         """`Detection.to_dict()` of one worker's device up to a number of rows, or `refused` with a reason."""

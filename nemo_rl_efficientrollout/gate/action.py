@@ -18,6 +18,15 @@ class Action(NamedTuple):
 PLAIN = Action("", 0)
 
 
+class Prediction(NamedTuple):
+    """Tokens per second over those of plain decoding."""
+
+    speedup: float
+    """Of the action that was chosen."""
+    best: float
+    """Of the most promising one. The two differ while something is probed, or a gain is too small to switch for."""
+
+
 def actions(draft_lengths: range | tuple[int, ...], drafters: tuple[str, ...] = (SELF,)) -> tuple[Action, ...]:
     """Plain decoding first, then every drafter at every γ > 0, ascending."""
     return (PLAIN, *(Action(name, length) for name in drafters for length in sorted(set(draft_lengths)) if length > 0))

@@ -4,6 +4,7 @@ import random
 from typing import Protocol
 
 from ..config import GateSettings
+from .action import Prediction
 from .policy import AutoGate
 from .step import Load, Step
 
@@ -13,6 +14,13 @@ class Gate(Protocol):
 
     learns: bool
     """Whether it looks at loads and steps; one that does not is told neither, which saves time."""
+    switches: int
+    """Changes of action since it was made, by its own judgement."""
+
+    @property
+    def prediction(self) -> Prediction | None:
+        """What its last decision was expected to bring, if it expects anything."""
+        ...
 
     def choose(self, load: Load) -> int:
         """γ in 0…γ_max for the step after the one that is being scheduled."""
@@ -26,11 +34,30 @@ class Gate(Protocol):
         """The policy and its drafter have new weights."""
         ...
 
+    def break_even(self) -> float | None:
+        """Acceptance rate from which speculation pays somewhere, if it knows."""
+        ...
 
-class FixedGate:
-    """Always the same γ; 0 is plain decoding."""
+
+class _Thoughtless:
+    """What gates without judgement have in common."""
 
     learns = False
+    switches = 0
+    prediction: Prediction | None = None
+
+    def observe(self, step: Step) -> None:
+        return
+
+    def refit(self) -> None:
+        return
+
+    def break_even(self) -> float | None:
+        return None
+
+
+class FixedGate(_Thoughtless):
+    """Always the same γ; 0 is plain decoding."""
 
     def __init__(self, draft_length: int) -> None:
         self._draft_length = draft_length
@@ -38,17 +65,9 @@ class FixedGate:
     def choose(self, load: Load) -> int:
         return self._draft_length
 
-    def observe(self, step: Step) -> None:
-        return
 
-    def refit(self) -> None:
-        return
-
-
-class RandomGate:
+class RandomGate(_Thoughtless):
     """γ uniform over 0…γ_max at every step: exercises every change of length, for tests."""
-
-    learns = False
 
     def __init__(self, max_draft_length: int, seed: int) -> None:
         self._max = max_draft_length
@@ -56,12 +75,6 @@ class RandomGate:
 
     def choose(self, load: Load) -> int:
         return self._random.randint(0, self._max)
-
-    def observe(self, step: Step) -> None:
-        return
-
-    def refit(self) -> None:
-        return
 
 
 def make_gate(settings: GateSettings, max_draft_length: int) -> Gate:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .acceptance import Acceptance
-from .action import PLAIN, Action, actions
+from .action import PLAIN, Action, Prediction, actions
 from .cost_model import CostModel
 from .online import Tracker
 from .prior import Prior
@@ -98,15 +98,19 @@ class AutoGate:
         self._home = 0  # index of the action to which a probe returns
         self._steps = 0
         self._cycles: OrderedDict[tuple[int, int], Vector] = OrderedDict()
+        self._speeds: Vector | None = None  # by the last decision
+        self._context = 0.0
 
     def choose(self, load: Load) -> int:
         """γ of the next step; 0 for a load that is no load."""
+        self._speeds = None
         if self.tracker is None or not _sound(load):
             return self._settle(load, State.LEARNING, 0, math.nan, "no cost model yet")
         cycles = self._terms(load) @ self.tracker.mean
         speeds = self._lengths(load) * (cycles[0] / cycles)
         if not np.isfinite(speeds).all():
             return self._settle(load, State.LEARNING, 0, math.nan, "the cost model gave no number")
+        self._speeds, self._context = speeds, load.context
         merits = speeds * self._handicaps
         best = int(np.argmax(merits))
         if best != self._home:
@@ -152,6 +156,23 @@ class AutoGate:
         assert self.tracker is not None
         cycles = self._terms(load) @ self.tracker.mean
         return self._lengths(load) * (cycles[0] / cycles)
+
+    @property
+    def prediction(self) -> Prediction | None:
+        """What the last decision was expected to bring; None where there was no number to decide by."""
+        if self._speeds is None:
+            return None
+        return Prediction(float(self._speeds[self._index[self.action.draft_length]]), float(self._speeds.max()))
+
+    def break_even(self) -> float | None:
+        """Acceptance rate from which drafting one token pays for a request alone, where speculation pays first.
+
+        At the context length of the last decision; None before there is a cost model. Clipped to 0…1.
+        """
+        if self.tracker is None or 1 not in self._index:
+            return None
+        cycles = self._terms(Load(1, self._context)) @ self.tracker.mean
+        return float(np.clip(cycles[self._index[1]] / cycles[0] - 1.0, 0.0, 1.0))
 
     def describe(self) -> dict[str, Any]:
         """State, counters and trace as JSON types."""

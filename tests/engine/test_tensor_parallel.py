@@ -80,10 +80,12 @@ def test_one_rank_that_fell_behind_keeps_all_from_drafting(engines: Any, monkeyp
 
     def second_is_behind(method: Any, *args: Any, **kwargs: Any) -> Any:
         answers = ask(method, *args, **kwargs)
-        return [True, False] if method == "efficientrollout_may_draft" else answers
+        if method == "efficientrollout_stats":
+            answers[1]["drafter_problem"] = "behind"
+        return answers
 
     monkeypatch.setattr(executor, "collective_rpc", second_is_behind)
-    assert not Workers(executor).may_draft()
+    assert not Workers(executor).drafters().fit
     before = stats(llm)
     generate(llm, BATCH, 8)
     assert drafted_and_accepted(llm, before) == (0, 0)

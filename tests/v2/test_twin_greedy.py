@@ -18,6 +18,7 @@ from vllm.v1.core.sched.scheduler import Scheduler  # noqa: E402
 from nemo_rl_efficientrollout.engine import self_test  # noqa: E402
 from nemo_rl_efficientrollout.engine.scheduler import AsyncDraftLengthScheduler  # noqa: E402
 from nemo_rl_efficientrollout.engine.speculator_v2 import TwinSpeculator  # noqa: E402
+from nemo_rl_efficientrollout.engine.workers import Drafters  # noqa: E402
 from tests.engines import (  # noqa: E402
     core_of,
     difference,
@@ -211,7 +212,7 @@ def test_one_that_fell_behind_unnoticed_changes_nothing(engines: Any, expected: 
     refit = worker_state(llm).refit
     refit.begin()
     before = stats(llm)
-    core_of(llm).scheduler._may_draft = True
+    core_of(llm).scheduler._drafters = Drafters(True, 0, 0, 0.0)
     assert generate(llm, BATCH, LENGTHS) == expected
     drafted, accepted = drafted_and_accepted(llm, before)
     assert drafted > 0

@@ -20,6 +20,7 @@ from vllm.v1.worker.gpu.sample.gumbel import gumbel_sample  # noqa: E402
 
 from nemo_rl_efficientrollout.engine import speculator_v2  # noqa: E402
 from nemo_rl_efficientrollout.engine.draft_logits import DraftLogits  # noqa: E402
+from nemo_rl_efficientrollout.engine.workers import Drafters  # noqa: E402
 from tests.engines import core_of, difference, set_gate, start, stats, worker_state  # noqa: E402
 from tests.exact import Tokens, joint, p_value  # noqa: E402
 from tests.models import save_tiny_model  # noqa: E402
@@ -166,7 +167,7 @@ def test_sure_drafts_of_a_drafter_that_fell_behind_are_exact(engines: Any, exact
     refit = worker_state(llm).refit
     refit.begin()
     before = stats(llm)
-    core_of(llm).scheduler._may_draft = True  # as if it had not heard of it
+    core_of(llm).scheduler._drafters = Drafters(True, 0, 0, 0.0)  # as if it had not heard of it
     counts = sample(llm)[1.0]
     assert difference(stats(llm), before, "drafted_tokens") > 0
     assert p_value(counts, exact[1.0]) > ALPHA
