@@ -44,10 +44,19 @@ def test_the_gate_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_only_the_engine_room_imports_vllm() -> None:
+@pytest.mark.parametrize(("package", "room"), [("vllm", "engine"), ("nemo_rl", "nemo_rl"), ("ray", "nemo_rl")])
+def test_only_one_room_imports_it(package: str, room: str) -> None:
     offenders = [
         file.relative_to(PACKAGE)
         for file in PACKAGE.rglob("*.py")
-        if "vllm" in imports(file) and file.relative_to(PACKAGE).parts[0] != "engine"
+        if package in imports(file) and file.relative_to(PACKAGE).parts[0] != room
     ]
     assert not offenders
+
+
+def test_the_launcher_needs_neither_vllm_nor_torch() -> None:
+    code = (
+        "import sys, nemo_rl_efficientrollout.nemo_rl.launcher, nemo_rl_efficientrollout.nemo_rl.patches;"
+        "sys.exit(any(name in sys.modules for name in ('vllm', 'torch', 'nemo_rl', 'ray')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
