@@ -26,6 +26,7 @@ from .run import Series
 A, B = BLUE, ORANGE
 HEIGHT = 300
 POINTS = 400  # more steps than this are thinned, keeping the extremes
+BAND_POINTS = 200  # places at which a band is drawn, at most
 LEAST_BAND = 8  # fewer steps have no spread to draw
 OVER_STEPS = (
     *(GENERATION, PER_TOKEN, STEP_TIME, MEAN_TOKENS, REWARD, MISMATCH, ACCEPTANCE_RATE, ACCEPTANCE_LENGTH),
@@ -42,14 +43,9 @@ def draw(found: Comparison) -> Iterator[tuple[str, str, Figure]]:
     for name in OVER_STEPS:
         if name in found.metrics:
             metric = found.metrics[name].metric
-            yield name.replace("/", "-"), metric.title, _over_steps(found, name, with_unit(metric))
+            yield name.replace("/", "-"), metric.title, _over_steps(found, metric)
     if positions := [c for name, c in found.metrics.items() if name.startswith(BY_POSITION)]:
         yield "positions", "Acceptance by draft position, mean over steps", _positions(positions)
-
-
-def with_unit(metric: Metric) -> str:
-    """The title of an axis."""
-    return metric.title if metric.unit == "1" else f"{metric.title} ({metric.unit})"
 
 
 def band_window(steps: int) -> int:
@@ -89,74 +85,84 @@ def _ratios(ratios: list[Compared]) -> Figure:
     )
 
 
-def _over_steps(found: Comparison, name: str, title: str) -> Figure:
+def _over_steps(found: Comparison, metric: Metric) -> Figure:
     """Each run's steps as dots, its running median as a line, and the middle 80 % of its neighbours as a band."""
     data: list[Figure] = []
     drawn: set[int] = set()
     for side, run, color in (("A", found.a, A), ("B", found.b, B)):
-        series = run.series.get(name)
-        if series:
+        if series := run.series.get(metric.name):
             drawn |= series.keys()
-            data += _traces(f"{side}: {run.name}", series, color)
-    layout: Figure = {"xaxis": step_axis([1, max(drawn)]), "yaxis": axis(title), "showlegend": True}
+            data += _traces(f"{side}: {run.name}", series, found.steps[0], color)
+    steps = sorted(drawn)
+    room = 0.02 * (steps[-1] - steps[0]) + 0.5
+    layout: Figure = {
+        "xaxis": step_axis(steps) | {"range": [steps[0] - room, steps[-1] + room]},
+        "yaxis": axis("" if metric.unit == "1" else metric.unit),
+        "showlegend": True,
+    }
     if found.skipped:
         layout["shapes"] = [_warm_up(found)]
     return figure(data, HEIGHT, **layout)
 
 
-def _traces(name: str, series: Series, color: str) -> list[Figure]:
+def _traces(name: str, series: Series, first: int, color: str) -> list[Figure]:
+    """All steps as dots; line and band from step `first` on, where the warm-up is over."""
+    few = len(series) < LEAST_BAND
     steps, values = list(series), list(series.values())
     kept = keep_extremes(steps, [values], POINTS)
     dots: Figure = {
         "type": "scatter",
-        "mode": "markers" if len(steps) >= LEAST_BAND else "lines+markers",
+        "mode": "lines+markers" if few else "markers",
         "name": name,
         "legendgroup": name,
         "x": [steps[i] for i in kept],
         "y": rounded([values[i] for i in kept]),
         "marker": {"size": 5, "color": color, "opacity": 0.45},
         "line": {"color": color, "width": 2},
-        "showlegend": len(steps) < LEAST_BAND,
+        "showlegend": few,
     }
-    if len(steps) < LEAST_BAND:
+    warm = [step for step in steps if step >= first]
+    if few or not warm:
         return [dots]
-    low, middle, high = _band(values)
-    line = {"type": "scatter", "mode": "lines", "x": [steps[i] for i in kept], "legendgroup": name}
+    places, low, middle, high = _band([series[step] for step in warm])
+    line = {"type": "scatter", "mode": "lines", "x": [warm[i] for i in places], "legendgroup": name}
     edge = line | {"line": {"width": 0, "color": color}, "hoverinfo": "skip", "showlegend": False}
     filled = edge | {"fill": "tonexty", "fillcolor": f"{color}2e"}  # the last two digits are the opacity
     return [
-        edge | {"name": f"{name}, low", "y": rounded([low[i] for i in kept])},
-        filled | {"name": f"{name}, high", "y": rounded([high[i] for i in kept])},
+        edge | {"name": f"{name}, low", "y": rounded(low)},
+        filled | {"name": f"{name}, high", "y": rounded(high)},
         dots | {"hoverinfo": "skip"},
-        line | {"name": name, "y": rounded([middle[i] for i in kept]), "line": {"color": color, "width": 2}},
+        line | {"name": name, "y": rounded(middle), "line": {"color": color, "width": 2}},
     ]
 
 
-def _band(values: list[float]) -> tuple[list[float], list[float], list[float]]:
-    """10th percentile, median and 90th percentile of the neighbours of each step; fewer of them at the ends."""
+def _band(values: list[float]) -> tuple[list[int], list[float], list[float], list[float]]:
+    """Places, and 10th percentile, median and 90th percentile of their neighbours; fewer of them at the ends."""
     half = band_window(len(values)) // 2
-    windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
-    found = np.array([np.quantile(window, [0.1, 0.5, 0.9]) for window in windows])
-    low, middle, high = found.T.tolist()
-    return low, middle, high
+    places = np.unique(np.linspace(0, len(values) - 1, min(len(values), BAND_POINTS)).round().astype(int)).tolist()
+    windows = [values[max(0, i - half) : i + half + 1] for i in places]
+    low, middle, high = np.array([np.quantile(window, [0.1, 0.5, 0.9]) for window in windows]).T.tolist()
+    return places, low, middle, high
 
 
 def _positions(positions: list[Compared]) -> Figure:
     data: list[Figure] = []
     for side, color in (("A", A), ("B", B)):
         summaries = [(c, c.a if side == "A" else c.b) for c in positions]
-        known = [(c.metric.name, s) for c, s in summaries if s is not None]
+        known = [(c.metric.title.split()[-1], s) for c, s in summaries if s is not None]
         if known:
             data.append(
                 {
                     "type": "bar",
                     "name": side,
-                    "x": [name.removeprefix("train/") for name, _ in known],
+                    "x": [position for position, _ in known],
                     "y": rounded([summary.center for _, summary in known]),
                     "marker": {"color": color},
                 }
             )
-    return figure(data, HEIGHT, showlegend=True, xaxis=axis(type="category"), yaxis=axis("accepted / drafts"))
+    return figure(
+        data, HEIGHT, showlegend=True, xaxis=axis("draft position", type="category"), yaxis=axis("accepted / drafts")
+    )
 
 
 def _line(x: float) -> Figure:

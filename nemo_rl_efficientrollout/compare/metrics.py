@@ -66,9 +66,9 @@ METRICS = (
 
 
 def by_position(names: set[str]) -> list[Metric]:
-    """Acceptance at each draft position that a run logs, in the order of positions."""
-    found = [(start, name.removeprefix(start)) for name in names for start in BY_POSITION if name.startswith(start)]
-    positions = sorted((int(place), start) for start, place in found if place.isdecimal())
-    return [
-        Metric(f"{start}{place}", f"Acceptance at position {place}", "1", By.DIFFERENCE) for place, start in positions
-    ]
+    """Acceptance at each draft position that a run logs, in the order of positions; under our names if it has them."""
+    for start in BY_POSITION:
+        places = [name.removeprefix(start) for name in names if name.startswith(start)]
+        if positions := sorted(int(place) for place in places if place.isdecimal()):
+            return [Metric(f"{start}{i}", f"Acceptance at position {i}", "1", By.DIFFERENCE) for i in positions]
+    return []

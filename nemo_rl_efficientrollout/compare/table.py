@@ -24,7 +24,7 @@ def show(found: Comparison, console: Console) -> None:
 
 
 def _of_both(metrics: dict[str, Compared]) -> Table:
-    table = Table("in both runs", box=SIMPLE_HEAD, pad_edge=False)
+    table = _table("in both runs")
     for column in ("A", "B", f"B / A or B − A ({LEVEL})", "steps"):
         table.add_column(column, justify="right", no_wrap=True)
     for name, found in metrics.items():
@@ -34,9 +34,15 @@ def _of_both(metrics: dict[str, Compared]) -> Table:
 
 
 def _of_one(metrics: dict[str, Compared]) -> Table:
-    table = Table("in one run", box=SIMPLE_HEAD, pad_edge=False)
+    table = _table("in one run")
     for column in ("A", "B"):
         table.add_column(column, justify="right", no_wrap=True)
     for name, found in metrics.items():
         table.add_row(name, center(found.a, found.metric), center(found.b, found.metric))
+    return table
+
+
+def _table(title: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column(title, overflow="fold")  # a name that is cut off cannot be looked up
     return table

@@ -103,8 +103,8 @@ def caveats(found: Comparison) -> Iterator[str]:
     left_out = f"the first {plural} left out as warm-up" if found.skipped else "no warm-up is left out"
     yield f"Common steps: {len(steps)}, from {steps[0]} to {steps[-1]}; {left_out}."
     yield (
-        f"Intervals are {LEVEL} and cover the variation between the steps of these two runs; "
-        "another seed or machine may differ by more."
+        f"Intervals are {LEVEL}, so about one in twenty misses by chance, and cover the variation between the steps "
+        "of these two runs; another seed or machine may differ by more."
     )
     yield "A rollout lasts as long as its longest response, so time per token also depends on how lengths spread."
     if PER_TOKEN in found.metrics and not found.responses_known:
