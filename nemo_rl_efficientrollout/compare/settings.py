@@ -29,8 +29,7 @@ def differences(a: Run, b: Run) -> Differences:
         return found
     for key in sorted(a.config.keys() | b.config.keys()):
         values = (a.config.get(key), b.config.get(key))
-        # repr, because NaN differs from itself
-        if values[0] != values[1] and repr(values[0]) != repr(values[1]):
+        if values[0] != values[1]:
             expected = any(key == start or key.startswith(f"{start}.") for start in EXPECTED)
             (found.expected if expected else found.unexpected)[key] = values
     return found

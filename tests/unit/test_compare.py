@@ -23,6 +23,7 @@ from nemo_rl_efficientrollout.compare.metrics import (
     STEP_TIME,
     TOKENS_PER_SECOND,
 )
+from nemo_rl_efficientrollout.compare.run import collect
 from nemo_rl_efficientrollout.compare.to_json import to_json
 from nemo_rl_efficientrollout.compare.words import caveats, conclusions, verdict
 from nemo_rl_efficientrollout.errors import UserError
@@ -182,6 +183,7 @@ def test_first_steps_are_left_out_of_each_run_and_said():
     plain, late = history(20), [(step + 10, row) for step, row in history(20, seed=1)]
     found = compare(run(plain), run(late), skip=3)
     assert (found.steps[0], found.steps[-1]) == (14, 20)
+    assert compare(run(late), run(plain), skip=3).steps == found.steps
     assert "the first 3 steps of each run are left out" in words(found)
     assert compare(run(plain), run(plain), skip=0).steps[0] == 1
     warm = compare(run(plain), run(plain)).metrics[GENERATION].a
@@ -257,6 +259,11 @@ def test_json_has_units_and_is_valid():
     assert content["metrics"][ACCEPTANCE_RATE]["a"] is None
     assert content["skipped_first_steps"] == 1
     assert content["common_steps"] == {"count": 29, "first": 2, "last": 30}
+
+
+def test_series_hold_finite_numbers_of_each_step_in_order():
+    rows = [(2, {"train": {"reward": 0.2}}), (1, {"train/reward": 0.1, "nan": float("nan")}), (2, {"train.reward": 3})]
+    assert collect(rows) == {"train/reward": {1: 0.1, 2: 3.0}}
 
 
 def test_an_interval_of_a_ratio_comes_from_its_logarithm():

@@ -50,14 +50,17 @@ def test_every_figure_is_there_and_plotly_accepts_it():
 
 
 def test_over_steps_both_runs_have_a_line_and_a_band_around_it():
-    figures = {name: one for name, _, one in draw(compared(steps=100))}
+    found = compared(steps=100)
+    figures = {name: one for name, _, one in draw(found)}
     traces = figures["timing-train-generation"]["data"]
     for side in ("A: plain", "B: fast"):
         mine = {t["name"]: t["y"] for t in traces if t["name"].startswith(side) and t["mode"] == "lines"}
         low, high, line = mine[f"{side}, low"], mine[f"{side}, high"], mine[side]
         assert all(bottom <= middle <= top for bottom, middle, top in zip(low, line, high, strict=True))
         assert any(bottom < top for bottom, top in zip(low, high, strict=True))
-        assert max(line) < 3 * min(line)  # the first step takes five times as long and does not bend the line
+    lines, dots = ({tuple(t["x"]) for t in traces if t["mode"] == mode} for mode in ("lines", "markers"))
+    assert lines == {tuple(found.steps)}  # without the warm-up, which is shown as a dot
+    assert dots == {(1, *found.steps)}
     assert [t["fill"] for t in traces if "fill" in t] == ["tonexty"] * 2
 
 
