@@ -16,7 +16,7 @@ from .words import LEVEL, caveats, center, conclusions, estimate, span, verdict
 TILES = (GENERATION, PER_TOKEN, STEP_TIME, REWARD, MISMATCH)
 BANDS = (
     "Dots are steps; lines are running medians and bands hold the middle 80 % of a tenth of the run, at least five "
-    "steps, around each. The gray part is left out as warm-up."
+    "steps, around each."
 )
 
 
@@ -51,9 +51,13 @@ def _body(found: Comparison, drawn: list[tuple[str, str, Figure]]) -> Iterator[s
         facts = {"name": run.name, "read from": run.kind, "source": run.source}
         yield _details(f"Run {side}", facts)
     settings = {**found.settings.expected, **found.settings.unexpected}
-    yield _details("Settings that differ, A | B", {key: f"{a} | {b}" for key, (a, b) in settings.items()})
+    shown = {key: f"{a} | {b}" for key, (a, b) in settings.items()}
+    if found.settings.unrecorded:
+        shown["not recorded in"] = " and ".join(found.settings.unrecorded)
+    yield _details("Settings that differ, A | B", shown)
     yield "</div></header><main><section><h2>Figures</h2>"
-    yield f'<p class="none">{BANDS}</p><div class="cards">'
+    warm_up = " The gray part is left out as warm-up." if found.skipped else ""
+    yield f'<p class="none">{BANDS}{warm_up}</p><div class="cards">'
     for name, title, one in drawn:
         height = one["layout"]["height"]
         plot = f'<div class="plot" id="{name}" style="height:{height}px"></div>'
@@ -70,14 +74,10 @@ def _metrics(found: Comparison) -> Iterator[str]:
     """One box per metric: a wide table does not fit a phone."""
     for name, compared in found.metrics.items():
         metric = compared.metric
-        facts = {
-            "A": center(compared.a, metric),
-            "B": center(compared.b, metric),
-            metric.by.value: f"{estimate(compared)}, {LEVEL}: {span(compared)}",
-            "verdict": verdict(compared),
-            "steps": str(compared.pairs),
-        }
-        yield _details(name, facts)
+        facts = {"metric": name, "A": center(compared.a, metric), "B": center(compared.b, metric)}
+        if compared.estimate is not None:
+            facts |= {metric.by.value: estimate(compared), LEVEL: span(compared), "steps": str(compared.pairs)}
+        yield _details(metric.title, facts | {"verdict": verdict(compared)})
 
 
 def _details(title: str, facts: dict[str, str]) -> str:

@@ -46,7 +46,7 @@ def test_every_figure_is_there_and_plotly_accepts_it():
         go.Figure(one)  # refuses a property that plotly does not know
         assert text.count(f'id="{name}"') == 1
     for name in (GENERATION, PER_TOKEN, STEP_TIME, REWARD, MISMATCH):
-        assert f"<summary>{name}</summary>" in text
+        assert f"<dd>{name}</dd>" in text
 
 
 def test_over_steps_both_runs_have_a_line_and_a_band_around_it():
