@@ -34,9 +34,11 @@ def read_run(source: str) -> Run:
     if path.name == job_steps.FILE or (path / job_steps.FILE).is_file():
         # Its W&B run, in the same folder, is a view of the same steps.
         return job_steps.read(path if path.is_dir() else path.parent)
+    logs = wandb_offline.find(path)
+    events = [folder for folder in tensorboard_events.find(path) if not _is_copy(folder, logs)]
     found: list[tuple[Path, Callable[[Path], Run]]] = [
-        *((file, wandb_offline.read) for file in wandb_offline.find(path)),
-        *((folder, tensorboard_events.read) for folder in tensorboard_events.find(path)),
+        *((file, wandb_offline.read) for file in logs),
+        *((folder, tensorboard_events.read) for folder in events),
     ]
     if not found:
         raise UserError(f"{source} holds no run; give {EXPECTED}")
@@ -46,3 +48,9 @@ def read_run(source: str) -> Run:
         raise UserError(f"{source} holds {len(places)} runs; give one of {', '.join(places[:NAMED])}{more}")
     place, reader = found[0]
     return reader(place)
+
+
+def _is_copy(events: Path, logs: list[Path]) -> bool:
+    """NeMo-RL's `exp_001/tensorboard` repeats its `exp_001/wandb`, which has more digits and all settings."""
+    beside = events.parent / "wandb"
+    return events.name == "tensorboard" and any(beside in log.parents for log in logs)

@@ -188,9 +188,12 @@ def test_corrupt_event_file_is_named(tmp_path: Path, at: float):
 
 
 @needs_tensorboard
-def test_two_recorders_in_one_folder_are_two_runs(recorded: Path, tmp_path: Path):
+def test_both_recorders_of_one_run_are_one_run_and_others_are_two(recorded: Path, tmp_path: Path):
     shutil.copytree(recorded / "fast", tmp_path / "wandb", symlinks=True)
     write_tensorboard(tmp_path / "tensorboard", PLAIN[:2], CONFIG)
+    assert read_run(str(tmp_path)).kind == "offline W&B run"
+    assert read_run(str(tmp_path / "tensorboard")).kind == "TensorBoard events"
+    (tmp_path / "tensorboard").rename(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="holds 2 runs; give one of"):
         read_run(str(tmp_path))
 
