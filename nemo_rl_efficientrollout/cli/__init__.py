@@ -15,6 +15,7 @@ from ..errors import UserError
 from ..report import write_report
 from . import drafter, gate
 from .calibrate import calibrate
+from .compare import compare
 from .run import CONTEXT, run_job
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -22,6 +23,7 @@ app.add_typer(gate.app, name="gate")
 app.add_typer(drafter.app, name="drafter")
 app.command()(calibrate)
 app.command("run", context_settings=CONTEXT)(run_job)
+app.command()(compare)
 
 Mistake: Any = typer.BadParameter.__mro__[2]
 """The base of every error in how a command is called: click's ClickException, or typer's own copy of it."""

@@ -14,6 +14,7 @@ FORBIDDEN = {
     "gate/detector": ENGINES,
     "drafter": ENGINES,
     "report": ENGINES | {"torch"},
+    "compare": ENGINES | {"torch"},
     "config.py": ENGINES,
 }
 

@@ -1,0 +1,66 @@
+"""What follows from a run's own metrics: time per generated token, tokens per second, acceptance where drafts were."""
+
+from dataclasses import replace
+
+from .metrics import (
+    ACCEPTANCE_LENGTH,
+    ACCEPTANCE_RATE,
+    BATCHES,
+    DRAFTS,
+    GENERATION,
+    MEAN_TOKENS,
+    PER_TOKEN,
+    TOKENS_PER_SECOND,
+)
+from .run import Run, Series
+
+RESPONSES = (("grpo.num_prompts_per_step", "grpo.num_generations_per_prompt"), ("prompts_per_step", "group"))
+"""Settings whose product is the number of responses per step: of NeMo-RL, and of this project's job."""
+
+
+def derive(a: Run, b: Run) -> tuple[Run, Run, bool]:
+    """Both runs with derived metrics.
+
+    Returns:
+        a, b, and whether the number of responses per step was known of both. Where it was not, the time per token is
+        that per token of the mean response: its ratio holds if both runs sample equally many responses.
+    """
+    counts = responses(a), responses(b)
+    known = None not in counts
+    return _derived(a, counts[0] if known else None), _derived(b, counts[1] if known else None), known
+
+
+def responses(run: Run) -> float | None:
+    """Responses per rollout batch by the run's settings, or None."""
+    for prompts, group in RESPONSES:
+        count = (run.config.get(prompts), run.config.get(group))
+        if all(isinstance(value, int | float) and value > 0 for value in count):
+            sampled = float(count[0] * count[1])  # type: ignore[operator]
+            # Dynamic sampling may draw larger batches, and several in one step.
+            return sampled * float(run.config.get("grpo.batch_multiplier") or 1)
+    return None
+
+
+def _derived(run: Run, count: float | None) -> Run:
+    series = dict(run.series)
+    drafts = series.get(DRAFTS, {})
+    for name in (ACCEPTANCE_RATE, ACCEPTANCE_LENGTH):
+        # Where nothing is drafted NeMo-RL logs a rate of 0 and a length of 1, which were not measured.
+        kept = {step: value for step, value in series.get(name, {}).items() if drafts.get(step) != 0}
+        if kept:
+            series[name] = kept
+        else:
+            series.pop(name, None)
+    tokens, seconds = _tokens(run, count or 1.0), series.get(GENERATION, {})
+    both = [step for step in seconds if tokens.get(step, 0) > 0 and seconds[step] > 0]
+    if both:
+        series[PER_TOKEN] = {step: seconds[step] / tokens[step] for step in both}
+    if both and count is not None:
+        series[TOKENS_PER_SECOND] = {step: tokens[step] / seconds[step] for step in both}
+    return replace(run, series=series)
+
+
+def _tokens(run: Run, count: float) -> Series:
+    """Tokens generated in each step. With dynamic sampling the mean length is that of the step's last batch."""
+    batches = run.series.get(BATCHES, {})
+    return {step: mean * count * batches.get(step, 1.0) for step, mean in run.series.get(MEAN_TOKENS, {}).items()}
