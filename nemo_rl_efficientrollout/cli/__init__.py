@@ -15,11 +15,13 @@ from ..errors import UserError
 from ..report import write_report
 from . import drafter, gate
 from .calibrate import calibrate
+from .doctor import doctor
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(gate.app, name="gate")
 app.add_typer(drafter.app, name="drafter")
 app.command()(calibrate)
+app.command()(doctor)
 
 Mistake: Any = typer.BadParameter.__mro__[2]
 """The base of every error in how a command is called: click's ClickException, or typer's own copy of it."""
