@@ -1,14 +1,15 @@
 """All checks, in the order in which a person would look."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .engine import engine_finding
 from .environments import Environment, find_environments, nemo_rl_root, trainer_environment
 from .finding import Finding
 from .folders import folder_finding
-from .gpu import gpu_finding, gpus_of
-from .interpreter import Replies, Reply, check_up
+from .gpu import driver_finding, gpu_finding, gpus_of
+from .interpreter import Replies, check_up
 from .job import Job
 from .kernels import QUESTIONS as KERNEL_QUESTIONS
 from .kernels import kernel_finding
@@ -38,15 +39,15 @@ def examine(
         UserError: an interpreter of `worker_pythons` or the job's model folder is not what it should be.
     """
     environments, are_there = find_environments(job, worker_pythons)
-    progress("the driver's environment")
-    driver = driver_replies()
-    findings = [*version_findings(driver, nemo_rl_root()), are_there]
-    gpu_driver = next(finding for finding in findings if finding.name == "GPU driver")
-    looked_at: list[tuple[Environment, Replies]] = []
-    for environment in environments:
-        progress(f"{environment.name}: vLLM, plugin and kernels")
-        looked_at.append((environment, check_up(environment.python, {**PLUGIN_QUESTIONS, **KERNEL_QUESTIONS})))
-    installed = driver.get("versions", Reply()).answer or {}
+    progress("asking every environment about vLLM, plugin and kernels")
+    with ThreadPoolExecutor() as pool:  # each waits for a process of its own
+        asked = pool.submit(driver_replies)
+        replied = pool.map(lambda one: check_up(one.python, {**PLUGIN_QUESTIONS, **KERNEL_QUESTIONS}), environments)
+        looked_at = list(zip(environments, replied, strict=True))
+        driver = asked.result()
+    gpu_driver = driver_finding()
+    findings = [*version_findings(driver, nemo_rl_root()), gpu_driver, are_there]
+    installed = driver["versions"].answer or {}
     gpus = gpus_of(looked_at)
     findings.append(gpu_finding(gpus, gpu_driver))
     for environment, replies in looked_at:
@@ -64,6 +65,8 @@ def _engine(environment: Environment, replies: Replies, job: Job, wanted: bool, 
     name = f"engine [{environment.name}]"
     if not wanted:
         return Finding(name, "not checked", "no engine was started", "--engine starts one")
+    if not environment.needed:
+        return Finding(name, "not checked", "the job does not use this environment")
     if not is_active(replies):
         return Finding(name, "not checked", "the plugin is not active there", "see above")
     progress(f"{environment.name}: drafting and verifying with a tiny model")

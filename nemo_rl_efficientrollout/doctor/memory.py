@@ -15,7 +15,7 @@ LEAST_LEFT_FOR_CACHE = 0.25
 """Of vLLM's share: with less, few requests run at once, and rollouts take longer whatever is drafted."""
 
 
-def memory_finding(job: Job, gpus: list[Gpu]) -> Finding:
+def memory_finding(job: Job, gpus: list[Gpu] | None) -> Finding:
     """Bytes on one GPU of the policy and its drafter against vLLM's share of the smallest GPU.
 
     Raises:

@@ -17,6 +17,7 @@ QUESTIONS: Mapping[str, Mapping[str, Any]] = {
     "admitted": {},
     "active": {},
     "device": {},
+    "lacks_fp8": {},
 }
 
 

@@ -1,6 +1,5 @@
-"""Versions of what the driver's environment has, and of the GPU driver."""
+"""Versions of what the driver's environment has."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +12,6 @@ DISTRIBUTION = "nemo-rl-efficientrollout"
 OTHERS = {"NeMo-RL": "nemo-rl", "megatron-core": "megatron-core", "ray": "ray"}
 """Distributions by the name of their finding."""
 TRANSFORMER_ENGINE = "transformer_engine"
-SECONDS = 60.0
 
 
 def driver_replies() -> Replies:
@@ -39,23 +37,7 @@ def version_findings(replies: Replies, nemo_rl_source: Path | None) -> list[Find
             findings.append(Finding(name, "warn", "not installed in the driver's environment", _needed_for(name)))
         else:
             findings.append(Finding(name, "ok", version))
-    return [*findings, gpu_driver()]
-
-
-def gpu_driver() -> Finding:
-    """The GPU driver's version, by nvidia-smi."""
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
-    except OSError:
-        return Finding("GPU driver", "not checked", "there is no nvidia-smi")
-    except subprocess.TimeoutExpired:
-        return Finding("GPU driver", "fail", f"nvidia-smi gave no answer within {SECONDS:.0f} s", "reset the node")
-    lines = done.stdout.split("\n")
-    if done.returncode or not lines[0].strip():
-        why = (done.stderr or done.stdout).strip().partition("\n")[0]
-        return Finding("GPU driver", "fail", f"nvidia-smi: {why or f'exit code {done.returncode}'}", "mend the driver")
-    return Finding("GPU driver", "ok", lines[0].strip())
+    return findings
 
 
 def _package(installed: dict[str, str | None]) -> Finding:

@@ -65,7 +65,6 @@ def device() -> dict[str, Any]:
     """Torch, the CUDA that it was built for, and the GPUs that it sees."""
     import torch
 
-    kernel = "nemo_rl_efficientrollout.gate.detector.kernel"
     gpus = []
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
@@ -74,10 +73,17 @@ def device() -> dict[str, Any]:
                 "name": properties.name,
                 "memory_bytes": properties.total_memory,
                 "capability": [properties.major, properties.minor],
-                "lacks_fp8": importlib.import_module(kernel).lacks_fp8(torch.device("cuda", index)),
             }
         )
     return {"version": torch.__version__, "cuda": torch.version.cuda, "gpus": gpus}
+
+
+def lacks_fp8() -> list[str | None]:
+    """Of every GPU: why it multiplies no FP8, or None."""
+    import torch
+
+    kernel = importlib.import_module("nemo_rl_efficientrollout.gate.detector.kernel")
+    return [kernel.lacks_fp8(torch.device("cuda", index)) for index in range(torch.cuda.device_count())]
 
 
 def kernels(side: int) -> dict[str, dict[str, str]]:
@@ -103,7 +109,8 @@ def kernels(side: int) -> dict[str, dict[str, str]]:
 
 
 QUESTIONS: dict[str, Callable[..., Any]] = {
-    question.__name__: question for question in (versions, package, imported, admitted, active, device, kernels)
+    question.__name__: question
+    for question in (versions, package, imported, admitted, active, device, lacks_fp8, kernels)
 }
 
 

@@ -10,11 +10,11 @@ import pytest
 
 from nemo_rl_efficientrollout import read_settings
 from nemo_rl_efficientrollout.config import DrafterSettings
-from nemo_rl_efficientrollout.doctor import Finding, Job, is_go, versions
+from nemo_rl_efficientrollout.doctor import Finding, Job, is_go
 from nemo_rl_efficientrollout.doctor.engine import TINY_MODEL, judge
 from nemo_rl_efficientrollout.doctor.environments import Environment
 from nemo_rl_efficientrollout.doctor.folders import folder_finding
-from nemo_rl_efficientrollout.doctor.gpu import Gpu, gpu_finding, gpus_of
+from nemo_rl_efficientrollout.doctor.gpu import Gpu, driver_finding, gpu_finding, gpus_of
 from nemo_rl_efficientrollout.doctor.interpreter import Reply
 from nemo_rl_efficientrollout.doctor.kernels import SIDE, kernel_finding
 from nemo_rl_efficientrollout.doctor.memory import LEAST_LEFT_FOR_CACHE, memory_finding
@@ -57,10 +57,13 @@ def test_warnings_are_go_and_one_failure_is_not() -> None:
 
 class TestGpu:
     def test_gpus_are_those_of_a_needed_environment(self) -> None:
-        reply = {"name": "H100", "memory_bytes": 1, "capability": [9, 0], "lacks_fp8": None}
-        seen, none = {"device": Reply({"gpus": [reply]})}, {"device": Reply(error="no torch")}
-        assert gpus_of([(SPARE, seen), (WORKER, none)]) == []
+        device = Reply({"gpus": [{"name": "H100", "memory_bytes": 1, "capability": [9, 0]}]})
+        seen, none = {"device": device, "lacks_fp8": Reply([None])}, {"device": Reply(error="no torch")}
         assert gpus_of([(WORKER, none), (WORKER, seen)]) == [gpu(1)]
+        assert gpus_of([(SPARE, seen), (WORKER, none)]) is None
+        assert gpu_finding(None, NO_DRIVER).verdict == "not checked"
+        unknown = {"device": device, "lacks_fp8": Reply(error="not installed")}
+        assert gpus_of([(WORKER, unknown)]) == [gpu(1, lacks_fp8="not installed")]
 
     def test_what_there_is_is_named(self) -> None:
         found = gpu_finding([gpu(), gpu()], Finding("GPU driver", "ok", "580.1"))
@@ -89,7 +92,7 @@ class TestGpu:
         (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / "nvidia-smi").chmod(0o755)
         monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-        answer = versions.gpu_driver()
+        answer = driver_finding()
         assert (answer.verdict, answer.found) == (verdict, found)
 
 
