@@ -49,7 +49,7 @@ def try_engine(
 
 def _ask(command: list[str], request: Mapping[str, Any], questions: list[str], seconds: float) -> Replies:
     # Not from the working directory: Ray's workers would not find there what this finds.
-    environment = os.environ | {"PYTHONSAFEPATH": "1", "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {"PYTHONSAFEPATH": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
     with tempfile.TemporaryDirectory(prefix="efficientrollout-") as folder:
         answers = Path(folder) / "answers.json"
         end = _run([*command, json.dumps(request), str(answers)], environment, Path(folder) / "stderr", seconds)

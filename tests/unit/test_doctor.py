@@ -217,6 +217,6 @@ class TestTrainer:
 
 def test_folders_are_judged_where_they_would_be_made(tmp_path: Path) -> None:
     assert folder_finding(tmp_path / "logs" / "run").verdict == "ok"
-    (tmp_path / "file").touch()
+    (tmp_path / "file").touch(mode=0o755)
     assert folder_finding(tmp_path / "file" / "run").verdict == "fail"
     assert folder_finding(Path("/proc/sys/logs")).verdict == "fail"

@@ -14,6 +14,7 @@ FORBIDDEN = {
     "gate/detector": ENGINES,
     "drafter": ENGINES,
     "report": ENGINES | {"torch"},
+    "doctor": ENGINES | {"torch"},
     "config.py": ENGINES,
 }
 
