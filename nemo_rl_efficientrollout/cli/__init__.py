@@ -16,6 +16,7 @@ from ..report import write_report
 from . import drafter, gate
 from .calibrate import calibrate
 from .compare import compare
+from .doctor import doctor
 from .run import CONTEXT, run_job
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -24,6 +25,7 @@ app.add_typer(drafter.app, name="drafter")
 app.command()(calibrate)
 app.command("run", context_settings=CONTEXT)(run_job)
 app.command()(compare)
+app.command()(doctor)
 
 Mistake: Any = typer.BadParameter.__mro__[2]
 """The base of every error in how a command is called: click's ClickException, or typer's own copy of it."""

@@ -15,6 +15,7 @@ FORBIDDEN = {
     "drafter": ENGINES,
     "report": ENGINES | {"torch"},
     "compare": ENGINES | {"torch"},
+    "doctor": ENGINES | {"torch"},
     "config.py": ENGINES,
 }
 

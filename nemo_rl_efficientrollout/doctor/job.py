@@ -1,0 +1,82 @@
+"""What the job will be, as far as the checks depend on it: from NeMo-RL's configuration, or defaults."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ..config import KEY, Settings, read_settings
+from ..errors import UserError
+from .finding import Finding
+
+NAME = "NeMo-RL configuration"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Of the rollouts."""
+
+    settings: Settings = field(default_factory=Settings)
+    model: Path | None = None
+    """Folder of the policy; None if it is not known, or not on this machine."""
+    tensor_parallel: int = 1
+    gpu_memory_utilization: float = 0.9
+    """Share of a GPU's memory that vLLM may take."""
+    async_engine: bool | None = None
+    """Which of NeMo-RL's vLLM workers; None if it is not known."""
+    enforce_eager: bool = True
+    """Of the engine's trial."""
+    folders: tuple[Path, ...] = ()
+    """That the job will write to."""
+
+
+def read_job(path: Path, overrides: Sequence[str] = ()) -> tuple[Job, Finding]:
+    """The job of a NeMo-RL configuration, and whether this package can run it.
+
+    What is wrong with the combination of settings is the finding; the job then has this package's defaults.
+
+    Raises:
+        UserError: the file or an override cannot be read.
+    """
+    if find_spec("nemo_rl") is None:
+        advice = "run this in NeMo-RL's container or environment"
+        return Job(), Finding(NAME, "fail", f"NeMo-RL is not installed here, so {path} was not read", advice)
+    # Late: only this check needs NeMo-RL.
+    from ..nemo_rl.launcher import read_config  # pyright: ignore[reportMissingImports]
+    from ..nemo_rl.translation import translated  # pyright: ignore[reportMissingImports]
+
+    config = read_config(path, overrides)
+    try:
+        config = translated(config)
+        job = _job(config)
+    except UserError as error:
+        return _job(config, with_settings=False), Finding(NAME, "fail", str(error), "mend the configuration")
+    if KEY not in _block(config, "policy", "generation"):
+        advice = f"set policy.generation.backend={KEY}"
+        return job, Finding(NAME, "warn", f"{path} does not use this package", advice)
+    return job, Finding(NAME, "ok", f"{path}: format {job.settings.drafter.format}, gate {job.settings.gate.mode}")
+
+
+def _job(config: Mapping[str, Any], with_settings: bool = True) -> Job:
+    generation = _block(config, "policy", "generation")
+    vllm = _block(generation, "vllm_cfg")
+    model = _block(config, "policy").get("model_name")
+    folders = (_block(config, "logger").get("log_dir"), _block(config, "checkpointing").get("checkpoint_dir"))
+    return Job(
+        settings=read_settings(generation.get(KEY)) if with_settings else Settings(),
+        model=Path(model) if isinstance(model, str) and Path(model).is_dir() else None,
+        tensor_parallel=vllm.get("tensor_parallel_size", Job.tensor_parallel),
+        gpu_memory_utilization=vllm.get("gpu_memory_utilization", Job.gpu_memory_utilization),
+        async_engine=bool(vllm.get("async_engine", False)),
+        enforce_eager=bool(vllm.get("enforce_eager", False)),
+        folders=tuple(Path(folder) for folder in folders if isinstance(folder, str)),
+    )
+
+
+def _block(config: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
+    """A nested mapping; empty where a key is missing or holds none."""
+    for key in keys:
+        value = config.get(key)
+        config = value if isinstance(value, Mapping) else {}
+    return config
