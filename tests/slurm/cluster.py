@@ -16,7 +16,8 @@ from pathlib import Path
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "sinfo")
 NODES = ("n1", "n2")
 GOING_ON = ("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED")
-# COMPLETING is an end: the script has ended, and a node has yet to confirm that nothing is left of it there.
+SETTLING = 10
+"""Seconds for nodes to confirm that nothing is left of a job; a dead one leaves it COMPLETING, which is an end too."""
 
 SETTINGS = """\
 ClusterName=toy
@@ -56,7 +57,7 @@ SILENCE = 60
 
 @dataclass(frozen=True)
 class Ended:
-    """A job that is over: Slurm's state, exit code of its script, all that it wrote."""
+    """A job that is over: Slurm's state (COMPLETING if a node is dead), exit code of its script, all that it wrote."""
 
     state: str
     exit_code: int
@@ -126,17 +127,22 @@ class Cluster:
         Raises:
             TimeoutError: it has not ended within that many seconds.
         """
-        ended: list[tuple[str, int]] = []
+        try:
+            wait_until(lambda: self.state(job)[0] not in GOING_ON, seconds, f"job {job} to end")
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}; it wrote:\n{text_of(output)}") from None
+        end = time.monotonic() + SETTLING
+        while self.state(job)[0] == "COMPLETING" and time.monotonic() < end:
+            time.sleep(0.5)
+        return Ended(*self.state(job), text_of(output))
 
-        def look() -> bool:
-            text = self.run("scontrol", "show", "job", job).stdout
-            state, code = re.search(r"JobState=(\w+)", text), re.search(r"ExitCode=(\d+):", text)
-            if state and code and state[1] not in GOING_ON:
-                ended.append((state[1], int(code[1])))
-            return bool(ended)
-
-        wait_until(look, seconds, f"job {job} to end; it wrote:\n{text_of(output)}")
-        return Ended(*ended[0], text_of(output))
+    def state(self, job: str) -> tuple[str, int]:
+        """Slurm's state of a job and its exit code so far."""
+        text = self.run("scontrol", "show", "job", job).stdout
+        state, code = re.search(r"JobState=(\w+)", text), re.search(r"ExitCode=(\d+):", text)
+        assert state, text
+        assert code, text
+        return state[1], int(code[1])
 
     def kill_node(self, node: str) -> None:
         """Everything of a node dies at once: its slurmd, its steps' keepers, and what the jobs run there."""

@@ -14,9 +14,10 @@ plain=$(dirname "$accelerated")/$plain_name.yaml
 [[ -f $plain ]] || fail "$plain: no such recipe; it is the plain twin that $name is compared with"
 
 prepare_submission
-# What the comparison reads must be written, whatever the recipes log to.
-plain_job=$(submit_recipe "$plain" logger.tensorboard_enabled=true "$@")
-accelerated_job=$(submit_recipe "$accelerated" logger.tensorboard_enabled=true "$@")
+# What the comparison reads must be written, and neither run may go on from a checkpoint of an earlier one.
+fresh=(logger.tensorboard_enabled=true checkpointing.enabled=false)
+plain_job=$(submit_recipe "$plain" "${fresh[@]}" "$@")
+accelerated_job=$(submit_recipe "$accelerated" "${fresh[@]}" "$@")
 # afterany: a run that met its time limit has steps worth comparing; compare.sbatch says so.
 compare_job=$(sbatch --parsable --export=ALL --dependency="afterany:$plain_job:$accelerated_job" \
   --job-name="compare-$name" --output="$RUNS/$name/compare-%j.out" "$SLURM_SCRIPTS/compare.sbatch" \
