@@ -76,7 +76,7 @@ test-slurm: setup cluster-environment
 	$(BIN)/python -m pytest tests/slurm
 
 # The image on a stand-in for NeMo-RL's, as root; without a container engine.
-test-image: setup cluster-environment wheel
+test-image: setup cluster-environment
 	$(call debian,buildah,buildah debootstrap crun)
 	$(BIN)/python -m pytest tests/docker
 

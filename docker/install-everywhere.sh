@@ -37,7 +37,7 @@ trap 'rm -f "$before"' EXIT
 for environment in "${environments[@]}"; do
   versions "$environment" > "$before"
   uv pip install --quiet --link-mode copy --python "$environment/bin/python" --constraint "$before" \
-    --reinstall-package "${package//_/-}" "$wheel" ||
+    "$wheel" ||
     fail "$environment cannot take $(basename "$wheel") with the versions that it has; why is said above"
   # -I: from the environment, not from the current folder or PYTHONPATH.
   "$environment/bin/python" -I -c "import $package" || fail "$environment: $package is installed and cannot be imported"
