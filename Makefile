@@ -5,6 +5,7 @@ BIN := .venv/bin
 SETUP := .venv/.setup-done
 BIN_0_25 := .venv-vllm-0.25/bin
 SETUP_0_25 := .venv-vllm-0.25/.setup-done
+CLUSTER := .venv-cluster/.setup-done
 TRITON_0_25 := .venv-vllm-0.25/triton
 # A process each: engines of one process share vLLM's cached environment and each other's memory.
 ENGINE_TESTS := $(sort $(wildcard tests/engine/test_*.py))
@@ -14,7 +15,7 @@ INTERPRETED_TESTS := tests/gpu/test_fused.py $(sort $(wildcard tests/v2/test_*.p
 TESTS := tests/unit tests/job tests/gpu_benchmarks $(ENGINE_TESTS) tests/megatron $(LOSSLESS_TESTS) $(INTERPRETED_TESTS)
 JOBS ?= 2
 
-.PHONY: setup demo test test-vllm-0.25 lint bench clean
+.PHONY: setup demo test test-vllm-0.25 wheel cluster-environment test-slurm test-image lint bench clean
 
 setup: $(SETUP)
 
@@ -55,10 +56,36 @@ test-vllm-0.25: $(SETUP_0_25)
 	@PYTHONPATH=$(TRITON_0_25) $(MAKE) --no-print-directory --output-sync --jobs $(JOBS) WITH=$(BIN_0_25)/python \
 		$(patsubst %,pytest/%,$(filter tests/v2/test_twin_%,$(INTERPRETED_TESTS)))
 
+wheel: setup
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+
+cluster-environment: $(CLUSTER)
+
+$(CLUSTER): requirements/cluster.lock
+	$(CHECK_PYTHON)
+	$(PYTHON) -m venv .venv-cluster
+	.venv-cluster/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/cluster.lock
+	touch $@
+
+# $(call debian,PROGRAM,PACKAGES): installs the packages unless the program is there. Nothing is started.
+debian = command -v $(1) > /dev/null || { apt-get update --quiet=2 && apt-get install --quiet=2 --yes --no-install-recommends $(2); }
+
+# Two Slurm nodes on this machine, as root; with NEMO_RL_SOURCE=… also NeMo-RL's own ray.sub.
+test-slurm: setup cluster-environment
+	$(call debian,slurmctld,slurm-wlm munge)
+	$(BIN)/python -m pytest tests/slurm
+
+# The image on a stand-in for NeMo-RL's, as root; without a container engine.
+test-image: setup cluster-environment
+	$(call debian,buildah,buildah debootstrap crun)
+	$(BIN)/python -m pytest tests/docker
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/hadolint docker/Dockerfile
+	$(BIN)/shellcheck --external-sources docker/*.sh examples/grpo_math/slurm/*.sh examples/grpo_math/slurm/*.sbatch
 
 bench: setup
 	$(BIN)/python -m benchmarks.overhead
@@ -69,4 +96,4 @@ bench: setup
 	$(BIN)/python -m benchmarks.acceptance
 
 clean:
-	rm -rf .venv .venv-vllm-0.25 runs .pytest_cache .ruff_cache
+	rm -rf .venv .venv-vllm-0.25 .venv-cluster dist runs .pytest_cache .ruff_cache
