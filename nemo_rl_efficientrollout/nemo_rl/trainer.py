@@ -75,15 +75,17 @@ def register_policy_worker() -> None:
     wrap(lm_policy, "resolve_policy_worker_cls", _choosing_ours)
 
 
-def expect_parameters(owner: Any, name: str, parameters: str) -> None:
+def expect_parameters(owner: Any, name: str, parameters: str = "") -> None:
     """Raises UnsupportedError unless `owner.name` is a function that takes these `parameters`."""
     function = getattr(owner, name, None)
-    taken = set(inspect.signature(function).parameters) if callable(function) else set()
-    missing = [parameter for parameter in parameters.split() if parameter not in taken]
-    if missing:
+    problem = "" if callable(function) else "does not exist"
+    if callable(function):
+        missing = [word for word in parameters.split() if word not in inspect.signature(function).parameters]
+        problem = f"does not take {', '.join(missing)}" if missing else ""
+    if problem:
         raise UnsupportedError(
-            f"'{owner.__name__}.{name}' of this NeMo-RL does not take {', '.join(missing)}: it is not the release that"
-            f" this package was proven on; {CURE}"
+            f"'{owner.__name__}.{name}' of this NeMo-RL {problem}: it is not the release that this package was proven"
+            f" on; {CURE}"
         )
 
 

@@ -140,7 +140,7 @@ def test_another_nemo_rl_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(UnsupportedError, match=r"lm_policy.resolve_policy_worker_cls' .* does not take config"):
         trainer.register_policy_worker()
     monkeypatch.delattr(lm_policy, "resolve_policy_worker_cls")
-    with pytest.raises(UnsupportedError, match="does not take default_cls, config"):
+    with pytest.raises(UnsupportedError, match="resolve_policy_worker_cls' of this NeMo-RL does not exist"):
         trainer.register_policy_worker()
 
 
