@@ -59,6 +59,11 @@ def named_parts(name: str, tensors: dict[str, Tensor]) -> Iterator[tuple[str, Te
         yield f"{PREFIX}{name}.{part}", tensor
 
 
+def without_drafter(stream: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """The policy's own entries of a refit stream."""
+    return ((name, tensor) for name, tensor in stream if not name.startswith(PREFIX))
+
+
 class StreamReader:
     """Puts weights together from a stream's entries, in whatever order they come."""
 

@@ -9,6 +9,7 @@ from vllm.config import VllmConfig
 from vllm.logger import init_logger
 
 from ..config import KEY, read_settings
+from ..drafter.packing import without_drafter
 from ..errors import UnsupportedError
 from .compat import cpu_weights
 from .refit import Refit
@@ -175,6 +176,8 @@ class SelfSpeculation:
         if self.twin is not None:
             self.refit.begin()
             self.refit.fail("weights were loaded by a way that is not known to be complete: call requantize")
+        if self._settings.refit.quantize_on == "trainer":  # which does not know that nobody takes its drafter
+            weights = without_drafter(weights)
         return self._load_target(weights, *args, **kwargs)
 
     # Sleep

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from safetensors.torch import load_file, save_file
 
 from nemo_rl_efficientrollout.drafter.formats import FORMATS
 from nemo_rl_efficientrollout.drafter.megatron import DrafterStream
 from tests.engines import core_of, difference, generate, prompts, start, stats, worker_state
-from tests.megatron.shapes import GROUPS, HEADS, HIDDEN, LAYERS, VOCAB, Shape, hf_weights
+from tests.megatron.checkpoints import save_policy
+from tests.megatron.shapes import VOCAB, Shape, hf_weights
 from tests.megatron.worlds import Case, model_of, run
 
 pytestmark = pytest.mark.engine
@@ -30,30 +30,6 @@ def send(case: Case) -> str:
 
 
 _file = Path("drafter.safetensors")  # in the processes' working directory
-
-
-def save_policy(folder: Path, seed: int) -> Path:
-    """The policy as a checkpoint for the engine."""
-    config = transformers.Qwen3Config(
-        vocab_size=VOCAB,
-        hidden_size=HIDDEN,
-        intermediate_size=SHAPE.ffn,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        num_key_value_heads=GROUPS,
-        head_dim=SHAPE.head,
-        tie_word_embeddings=False,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=None,
-    )
-    model: Any = transformers.Qwen3ForCausalLM(config)
-    model.to(torch.bfloat16)
-    missing, unexpected = model.load_state_dict(hf_weights(SHAPE, seed), strict=False)
-    assert not unexpected
-    assert all("norm" in name for name in missing)
-    model.save_pretrained(folder)
-    return folder
 
 
 def settings(quantize_on: str) -> dict[str, Any]:
@@ -80,7 +56,7 @@ def test_drafter_from_megatron_shards_equals_the_engines_own(
     monkeypatch.chdir(tmp_path)
     run({"send": (send, Case(SHAPE, tensor=2, pipeline=2))}, tmp_path)
     drafter, policy = load_file(str(_file)), hf_weights(SHAPE, seed=1)
-    old = save_policy(tmp_path_factory.mktemp("old"), seed=0)
+    old = save_policy(tmp_path_factory.mktemp("old"), SHAPE, seed=0)
 
     theirs = start(old, settings("trainer"), dtype="bfloat16")
     left: list[str] = []

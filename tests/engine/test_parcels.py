@@ -105,3 +105,10 @@ def test_a_faulty_drafter_is_named_and_spares_the_policy(models: Any, fault: str
     assert expected in stats(llm)["drafter_problem"]
     assert not worker_state(llm).ready
     assert generate(llm, BATCH, 40) == generate(start(models[1]), BATCH, 40)
+
+
+def test_a_policy_whose_drafter_was_given_up_is_refitted_all_the_same(models: Any) -> None:
+    llm = start(models[0], settings("int8", "trainer", False) | {"strict": False})
+    worker_state(llm).decode_plainly("a test")
+    refit(llm, with_drafter(weights_of(models[1]), "int8"))
+    assert generate(llm, BATCH, 40) == generate(start(models[1]), BATCH, 40)

@@ -63,14 +63,20 @@ def refit(case: Case) -> dict[str, Any]:
 
 
 def order(case: Case) -> dict[str, Any]:
-    """The stream's names as they come, and what is said where experts are split over ranks that are not asked."""
+    """The stream's names as they come, whether they were foretold with shape and type, and what is said where experts
+    are split over ranks that are not asked."""
     model = model_of(case, hf_weights(case.shape))
-    names = [name for name, _ in DrafterStream(model, FORMATS["int4"], VOCAB)]
+    stream = DrafterStream(model, FORMATS["int4"], VOCAB)
+    foretold = [(name, blank.shape, blank.dtype) for name, blank in stream.blanks()]
+    sent = [(name, tensor.shape, tensor.dtype) for name, tensor in stream]
+    shapes = {name: tuple(weight.shape) for name, weight in quantizable(hf_weights(case.shape), case.shape).items()}
+    answer: dict[str, Any] = {"names": [name for name, *_ in sent], "foretold": sent == foretold}
+    answer |= {"shapes": stream.shapes() == shapes, "wrong groups": ""}
     try:
         DrafterStream(model, FORMATS["int4"], VOCAB, replace(Groups.of_megatron(), experts=Ranks()))
     except UnsupportedError as error:
-        return {"names": names, "wrong groups": str(error)}
-    return {"names": names, "wrong groups": ""}
+        answer["wrong groups"] = str(error)
+    return answer
 
 
 def bad_number(case: Case) -> dict[str, Any]:
@@ -115,6 +121,10 @@ def test_parts_of_a_weight_and_weights_of_a_layer_come_together(answers: dict[st
     layers = [name.removeprefix(PREFIX).split(".")[2] if ".layers." in name else "head" for name in weights]
     assert list(dict.fromkeys(layers)) == ["0", "1", "head"]
     assert layers == sorted(layers, key=["0", "1", "head"].index)
+
+
+def test_names_shapes_and_types_are_known_before_anything_is_quantized(answers: dict[str, list[Any]]) -> None:
+    assert all(answer["foretold"] and answer["shapes"] for answer in answers["order"])
 
 
 def test_wrong_process_groups_are_noticed(answers: dict[str, list[Any]]) -> None:

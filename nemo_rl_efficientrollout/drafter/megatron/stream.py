@@ -99,6 +99,16 @@ class DrafterStream:
         for bundle in self._bundles:
             yield from self._assemble(bundle, self._exchange(bundle))
 
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """[N, K] of every weight that is sent, by its Hugging Face name."""
+        return {name: entry.shape for bundle in self._bundles for name, entry in _weights(bundle).items()}
+
+    def blanks(self) -> Iterator[tuple[str, Tensor]]:
+        """What iterating yields, in the same order, as tensors without storage: nothing is quantized, no rank asked."""
+        for bundle in self._bundles:
+            for name, entry in _weights(bundle).items():
+                yield from named_parts(name, blank(self._format, *entry.shape, entry.dtype))
+
     def _agree(self, shards: list[Shard], refusal: str | None) -> list[Bundle]:
         """What travels, in which order: the same on every rank. Raises what any rank refuses."""
         stage_says = []
@@ -162,6 +172,14 @@ class DrafterStream:
                 down, across = _corner(entry, whole[part])
                 whole[part][down : down + tensor.shape[0], across : across + tensor.shape[1]] = tensor
             yield from named_parts(name, whole)
+
+
+def _weights(bundle: Bundle) -> dict[str, Entry]:
+    """What the first rank that has some of a weight holds of it, by the name, in the order of the stream."""
+    first: dict[str, Entry] = {}
+    for entry in (entry for entries in bundle.entries for entry in entries):
+        first.setdefault(entry.name, entry)
+    return first
 
 
 def _aligned(size: int) -> int:

@@ -1,0 +1,117 @@
+"""`refit.quantize_on: trainer`: which policies send their drafter, and which of NeMo-RL's workers does it.
+
+NeMo-RL's `Policy` picks a Ray actor class by name. For such a policy it is given ours, in the environment of NeMo-RL's
+own (https://github.com/NVIDIA-NeMo/RL, nemo_rl/models/policy/lm_policy.py and nemo_rl/utils/venvs.py).
+"""
+
+# pyright: reportMissingImports=false
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any
+
+from ..config import KEY, Settings, read_settings
+from ..engine.patching import wrap
+from ..errors import SettingsError, UnsupportedError
+
+STOCK_WORKER = "nemo_rl.models.policy.workers.megatron_policy_worker.MegatronPolicyWorker"
+WORKER = "nemo_rl_efficientrollout.nemo_rl.megatron_policy_worker.MegatronPolicyWorker"
+BLOCK = f"policy.generation.{KEY}"
+CURE = f"set {BLOCK}.refit.quantize_on to 'engine'"
+CARRY_NO_DRAFTER = ("nccl_reshard", "vllm_s3_sparse", "vllm_zmq_sparse")
+"""Values of `refit_transport` that move the policy's own parameters and cannot take further tensors along."""
+
+
+def sender_settings(policy: Mapping[str, Any]) -> Settings | None:
+    """The settings of a policy that sends its drafter; None for one that does not.
+
+    Args:
+        policy: NeMo-RL's `policy` block, which has ours at `generation.efficientrollout`.
+
+    Raises:
+        SettingsError: ours is wrong, or the drafter cannot travel the way that is configured.
+    """
+    generation = policy.get("generation") or {}
+    block = generation.get(KEY)
+    settings = read_settings(block)
+    if block is None or settings.refit.quantize_on != "trainer":
+        return None
+    transport = generation.get("refit_transport")
+    if transport in CARRY_NO_DRAFTER:
+        raise SettingsError(
+            f"policy.generation.refit_transport is '{transport}', which cannot carry the drafter that"
+            f" refit.quantize_on 'trainer' sends: {CURE}, or set refit_transport to null"
+        )
+    backend = generation.get("backend", "vllm")
+    if backend != "vllm":
+        raise SettingsError(f"policy.generation.backend is '{backend}', which takes no drafter: {CURE}")
+    ranks = (generation.get("vllm_cfg") or {}).get("tensor_parallel_size", 1)
+    if ranks > 1:
+        raise SettingsError(
+            f"refit.quantize_on is 'trainer', which sends whole weights, but policy.generation.vllm_cfg."
+            f"tensor_parallel_size is {ranks}: {CURE}"
+        )
+    return settings
+
+
+def register_policy_worker() -> None:
+    """Let `Policy` train with our worker where `refit.quantize_on` is 'trainer', and as always elsewhere.
+
+    Call it once in the process that makes the policy, before it does.
+
+    Raises:
+        UnsupportedError: this NeMo-RL chooses its workers in another way.
+        RuntimeError: it was called before.
+    """
+    from nemo_rl.distributed import ray_actor_environment_registry as registry
+    from nemo_rl.models.policy import lm_policy
+    from nemo_rl.utils import venvs
+
+    expect_parameters(lm_policy, "resolve_policy_worker_cls", "default_cls config")
+    expect_parameters(venvs, "make_actor_runtime_env", "actor_class_fqn")
+    if STOCK_WORKER not in getattr(registry, "ACTOR_ENVIRONMENT_REGISTRY", {}):
+        raise UnsupportedError(f"this NeMo-RL has no environment for '{STOCK_WORKER}': {CURE}")
+    wrap(lm_policy, "resolve_policy_worker_cls", _choosing_ours)
+
+
+def expect_parameters(owner: Any, name: str, parameters: str = "") -> None:
+    """Raises UnsupportedError unless `owner.name` is a function that takes these `parameters`."""
+    function = getattr(owner, name, None)
+    problem = "" if callable(function) else "does not exist"
+    if callable(function):
+        missing = [word for word in parameters.split() if word not in inspect.signature(function).parameters]
+        problem = f"does not take {', '.join(missing)}" if missing else ""
+    if problem:
+        raise UnsupportedError(
+            f"'{owner.__name__}.{name}' of this NeMo-RL {problem}: it is not the release that this package was proven"
+            f" on; {CURE}"
+        )
+
+
+def _choosing_ours(original: Callable[..., str]) -> Callable[..., str]:
+    @wraps(original)
+    def resolve_policy_worker_cls(default_cls: str, config: Mapping[str, Any]) -> str:
+        chosen = original(default_cls, config)
+        if sender_settings(config) is None:
+            return chosen
+        if chosen != STOCK_WORKER:
+            raise UnsupportedError(
+                f"refit.quantize_on is 'trainer', which needs NeMo-RL's Megatron policy (policy.megatron_cfg.enabled)"
+                f" without policy.quant_cfg, not {chosen.rpartition('.')[2]}: {CURE}"
+            )
+        _share_environment()
+        return WORKER
+
+    return resolve_policy_worker_cls
+
+
+def _share_environment() -> None:
+    """Run our worker with the interpreter of NeMo-RL's own, made on every node if it is not there yet.
+
+    NeMo-RL names an environment after its actor: under its own name, ours would get a new one without this package.
+    """
+    from nemo_rl.distributed.ray_actor_environment_registry import ACTOR_ENVIRONMENT_REGISTRY
+    from nemo_rl.utils.venvs import make_actor_runtime_env
+
+    ACTOR_ENVIRONMENT_REGISTRY[WORKER] = make_actor_runtime_env(STOCK_WORKER)["py_executable"]
