@@ -10,6 +10,13 @@ from tests.models import save_tiny_model
 from tests.nemo_rl import cpu_shims
 
 HERE = Path(__file__).parent
+ENVIRONMENT = {
+    cpu_shims.GUARD: "1",
+    "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",  # NeMo-RL sets it in its workers, too late for this process
+    "NEMO_RL_PY_EXECUTABLES_SYSTEM": "1",  # actors run in this environment, not in ones that NeMo-RL builds
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
 
 
 @pytest.fixture(scope="session")
@@ -21,8 +28,7 @@ def nemo_rl() -> Any:
     inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     paths = [str(HERE / "shims"), str(HERE.parents[1]), str(Path(module.__file__).parents[1]), *inherited]
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in dict.fromkeys(paths) if path)
-    os.environ[cpu_shims.GUARD] = "1"
-    os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # NeMo-RL sets it in its workers, too late for this process
+    os.environ |= ENVIRONMENT
     cpu_shims.install()
     return module
 
