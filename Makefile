@@ -62,9 +62,10 @@ test-vllm-0.25: $(SETUP_0_25)
 		$(patsubst %,pytest/%,$(filter tests/v2/test_twin_%,$(INTERPRETED_TESTS)))
 
 # NeMo-RL's own generation workers with this package, on a CPU: make test-nemo-rl NEMO_RL_SOURCE=DIR [VLLM=0.32.0]
+# One process at a time: Ray gives its own up that do not start within half a minute.
 test-nemo-rl: $(SETUP_NEMO_RL)
 	@NEMO_RL_SOURCE=$(abspath $(NEMO_RL_SOURCE)) PYTHONPATH=$(abspath $(NEMO_RL_SOURCE)) \
-		$(MAKE) --no-print-directory --output-sync --jobs $(JOBS) WITH=$(VENV_NEMO_RL)/bin/python $(NEMO_RL_TESTS:%=pytest/%)
+		$(MAKE) --no-print-directory --jobs 1 WITH=$(VENV_NEMO_RL)/bin/python $(NEMO_RL_TESTS:%=pytest/%)
 
 nemo-rl-source:
 	@test -f "$(NEMO_RL_SOURCE)/nemo_rl/models/generation/vllm/vllm_worker.py" || { \
