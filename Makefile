@@ -12,10 +12,16 @@ ENGINE_TESTS := $(sort $(wildcard tests/engine/test_*.py))
 LOSSLESS_TESTS := $(sort $(wildcard tests/lossless/test_*.py))
 # What runs on GPUs alone, in Triton's interpreter.
 INTERPRETED_TESTS := tests/gpu/test_fused.py $(sort $(wildcard tests/v2/test_*.py))
+# NeMo-RL rewrites files of the vLLM that it finds, so it has one to itself. VLLM: 0.25.1, which it pins, or 0.32.0.
+VLLM ?= 0.25.1
+VENV_NEMO_RL := .venv-nemo-rl-$(VLLM)
+SETUP_NEMO_RL := $(VENV_NEMO_RL)/.setup-done
+LOCK_OF_VLLM := $(if $(filter 0.32.0,$(VLLM)),requirements/cpu.lock,requirements/vllm-$(VLLM).lock)
+NEMO_RL_TESTS := $(sort $(wildcard tests/nemo_rl/test_*.py))
 TESTS := tests/unit tests/job tests/gpu_benchmarks $(ENGINE_TESTS) tests/megatron $(LOSSLESS_TESTS) $(INTERPRETED_TESTS)
 JOBS ?= 2
 
-.PHONY: setup demo test test-vllm-0.25 wheel cluster-environment test-slurm test-image lint bench clean
+.PHONY: setup demo test test-vllm-0.25 test-nemo-rl nemo-rl-source wheel cluster-environment test-slurm test-image lint bench clean
 
 setup: $(SETUP)
 
@@ -55,6 +61,26 @@ test-vllm-0.25: $(SETUP_0_25)
 		$(patsubst %,pytest/%,$(ENGINE_TESTS) $(LOSSLESS_TESTS))
 	@PYTHONPATH=$(TRITON_0_25) $(MAKE) --no-print-directory --output-sync --jobs $(JOBS) WITH=$(BIN_0_25)/python \
 		$(patsubst %,pytest/%,$(filter tests/v2/test_twin_%,$(INTERPRETED_TESTS)))
+
+# NeMo-RL's own generation workers with this package, on a CPU: make test-nemo-rl NEMO_RL_SOURCE=DIR [VLLM=0.32.0]
+# One process at a time: Ray gives its own up that do not start within half a minute.
+test-nemo-rl: $(SETUP_NEMO_RL)
+	@NEMO_RL_SOURCE=$(abspath $(NEMO_RL_SOURCE)) PYTHONPATH=$(abspath $(NEMO_RL_SOURCE)) \
+		$(MAKE) --no-print-directory --jobs 1 WITH=$(VENV_NEMO_RL)/bin/python $(NEMO_RL_TESTS:%=pytest/%)
+
+nemo-rl-source:
+	@test -f "$(NEMO_RL_SOURCE)/nemo_rl/models/generation/vllm/vllm_worker.py" || { \
+		echo "NEMO_RL_SOURCE='$(NEMO_RL_SOURCE)' is no checkout of NeMo-RL: clone NVIDIA-NeMo/RL from GitHub and run make test-nemo-rl NEMO_RL_SOURCE=DIR" >&2; exit 2; }
+
+$(SETUP_NEMO_RL): $(LOCK_OF_VLLM) requirements/torch-2.11-cuda.lock requirements/nemo-rl.lock pyproject.toml | nemo-rl-source
+	$(CHECK_PYTHON)
+	$(PYTHON) -m venv $(VENV_NEMO_RL)
+	$(VENV_NEMO_RL)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $(LOCK_OF_VLLM)
+	$(VENV_NEMO_RL)/bin/python -c 'import sys, importlib.metadata as m; sys.exit(m.version("torch") == "2.11.0")' || \
+	$(VENV_NEMO_RL)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/torch-2.11-cuda.lock
+	$(VENV_NEMO_RL)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/nemo-rl.lock
+	$(VENV_NEMO_RL)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
 
 wheel: setup
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
@@ -96,4 +122,4 @@ bench: setup
 	$(BIN)/python -m benchmarks.acceptance
 
 clean:
-	rm -rf .venv .venv-vllm-0.25 .venv-cluster dist runs .pytest_cache .ruff_cache
+	rm -rf .venv .venv-vllm-0.25 .venv-nemo-rl-* .venv-cluster dist runs .pytest_cache .ruff_cache

@@ -1,6 +1,7 @@
 """The worker's part that outlives a step: the policy, its twin, and which version each has."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ class SelfSpeculation:
         self._awaits_verdict = False  # whether the drafter may be kept, asked where `refit.refresh` is `on_evidence`
         self._asleep: set[str] = set()
         self._rebuild_due = False  # once all is awake, unless a refit comes first
+        self._rehearses = False
 
     @property
     def max_requests(self) -> int:
@@ -83,18 +85,19 @@ class SelfSpeculation:
 
     # A refit
 
-    def begin_refit(self, whole: bool, continues: bool = False) -> None:
+    def begin_refit(self, whole: bool, continues: bool = False, deltas: bool = False) -> None:
         """Weights start to change.
 
         Args:
             whole: every tensor will arrive through `load_weights`.
             continues: this may be a further part of a refit that began already.
+            deltas: `load_weights` is handed changes.
         """
         if self.twin is None or self._requantizer is None or (continues and self._session is not None):
             return
         self.refit.begin()
         self._rebuild_due = self._awaits_verdict = False
-        self._session = RefitSession(self._target, self.twin, self._requantizer, self._settings, whole)
+        self._session = RefitSession(self._target, self.twin, self._requantizer, self._settings, whole, deltas)
 
     def fail_refit(self, reason: str) -> None:
         """Weights stopped arriving half-way: no drafting until a later refit is complete."""
@@ -127,6 +130,15 @@ class SelfSpeculation:
             self.requantize()
         else:
             self.refit.keep()
+
+    @contextmanager
+    def rehearsal(self) -> Iterator[None]:
+        """Within it the policy's loaders run, but change no weight."""
+        self._rehearses = True
+        try:
+            yield
+        finally:
+            self._rehearses = False
 
     def load_weights(self, named: Iterable[tuple[str, Tensor]]) -> None:
         """Refit: new weights into the policy, then into the drafter. Until both are done, γ is 0."""
@@ -171,6 +183,8 @@ class SelfSpeculation:
 
     def _load_and_take_note(self, weights: Any, *args: Any, **kwargs: Any) -> Any:
         """Stands in place of the policy's `load_weights`: a bucket of a refit, or weights from elsewhere."""
+        if self._rehearses:
+            return self._load_target(weights, *args, **kwargs)
         if self._session is not None:
             return self._session.load(self._load_target, weights, *args, **kwargs)
         if self.twin is not None:

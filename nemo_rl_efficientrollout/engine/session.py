@@ -20,10 +20,19 @@ QUANTIZER_ERRORS = (RuntimeError, ValueError, MemoryError, UnsupportedError)
 class RefitSession:
     """From the first weight that changes to the last."""
 
-    def __init__(self, target: Any, twin: Twin, requantizer: Requantizer, settings: Settings, whole: bool) -> None:
-        """`whole`: every tensor of the policy is to come through `load`."""
+    def __init__(
+        self,
+        target: Any,
+        twin: Twin,
+        requantizer: Requantizer,
+        settings: Settings,
+        whole: bool,
+        deltas: bool = False,
+    ) -> None:
+        """`whole`: every tensor of the policy is to come through `load`. `deltas`: as changes, not as weights."""
         self._requantizer = requantizer
         self._whole = whole
+        self._deltas = deltas
         self._strict = settings.strict
         self._arrival = Arrival(target, twin.quantized)
         self._parcels: Parcels | None = None
@@ -36,8 +45,11 @@ class RefitSession:
     def load(self, load: Callable[..., Any], weights: Iterable[tuple[str, Tensor]], *args: Any, **kwargs: Any) -> Any:
         """Hand a bucket of `weights` to the policy's `load_weights`, and quantize the layers that it completed.
 
-        Only once the whole bucket is loaded: a loader may take a tensor and copy it later.
+        Only once the whole bucket is loaded: a loader may take a tensor and copy it later. Of changes nothing can be
+        told before the last.
         """
+        if self._deltas:
+            return load(weights, *args, **kwargs)
         if self._parcels is not None:
             weights = self._parcels.split_off(weights)
         answer = load(self._arrival.watch(weights), *args, **kwargs)
