@@ -8,6 +8,8 @@ from typing import Any
 
 from ..config import KEY, Settings, read_settings
 from ..errors import UserError
+from ..nemo_rl.launcher import read_config
+from ..nemo_rl.translation import find_generation, is_ours, translated
 from .finding import Finding
 
 NAME = "NeMo-RL configuration"
@@ -42,24 +44,22 @@ def read_job(path: Path, overrides: Sequence[str] = ()) -> tuple[Job, Finding]:
     if find_spec("nemo_rl") is None:
         advice = "run this in NeMo-RL's container or environment"
         return Job(), Finding(NAME, "fail", f"NeMo-RL is not installed here, so {path} was not read", advice)
-    # Late: only this check needs NeMo-RL.
-    from ..nemo_rl.launcher import read_config  # pyright: ignore[reportMissingImports]
-    from ..nemo_rl.translation import translated  # pyright: ignore[reportMissingImports]
-
     config = read_config(path, overrides)
+    where, generation = find_generation(config)
     try:
+        ours = generation is not None and is_ours(generation, where)
         config = translated(config)
         job = _job(config)
     except UserError as error:
         return _job(config, with_settings=False), Finding(NAME, "fail", str(error), "mend the configuration")
-    if KEY not in _block(config, "policy", "generation"):
-        advice = f"set policy.generation.backend={KEY}"
+    if not ours:
+        advice = f"set {where}.backend={KEY}"
         return job, Finding(NAME, "warn", f"{path} does not use this package", advice)
     return job, Finding(NAME, "ok", f"{path}: format {job.settings.drafter.format}, gate {job.settings.gate.mode}")
 
 
 def _job(config: Mapping[str, Any], with_settings: bool = True) -> Job:
-    generation = _block(config, "policy", "generation")
+    generation = find_generation(config)[1] or {}
     vllm = _block(generation, "vllm_cfg")
     model = _block(config, "policy").get("model_name")
     folders = (_block(config, "logger").get("log_dir"), _block(config, "checkpointing").get("checkpoint_dir"))

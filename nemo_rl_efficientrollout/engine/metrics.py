@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from prometheus_client import Counter, Gauge
 from vllm.v1.spec_decode.metrics import SpecDecodingLogging, SpecDecodingProm, SpecDecodingStats
 
-from .patching import wrap
+from ..patching import wrap
 
 PREFIX = "vllm:spec_decode_efficientrollout_"
 """NeMo-RL collects what has `spec_decode` in its name."""

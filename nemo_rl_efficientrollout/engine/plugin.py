@@ -10,7 +10,7 @@ from vllm.logger import init_logger
 
 from ..config import KEY
 from ..errors import UnsupportedError
-from .patching import wrap
+from ..patching import wrap
 from .versions import check_vllm_version
 
 if TYPE_CHECKING:

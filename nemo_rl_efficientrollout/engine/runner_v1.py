@@ -7,9 +7,9 @@ from vllm.config import VllmConfig
 from vllm.platforms import current_platform
 from vllm.v1.worker import gpu_model_runner
 
+from ..patching import wrap
 from .compat import cpu_sampling, cpu_weights
 from .compat.present import present
-from .patching import wrap
 from .plugin import is_enabled
 from .proposer_v1 import TwinProposer
 from .self_speculation import SelfSpeculation

@@ -8,11 +8,11 @@ from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor, ModelCu
 from vllm.v1.worker.gpu.spec_decode import rejection_sampler
 
 from ..config import KEY, read_settings
+from ..patching import wrap
 from .compat import cpu_weights
 from .compat.present import present
 from .draft_graphs import verify_shapes
 from .draft_logits import verify_with
-from .patching import wrap
 from .plugin import is_enabled
 from .self_speculation import SelfSpeculation
 from .speculator_v2 import TwinSpeculator

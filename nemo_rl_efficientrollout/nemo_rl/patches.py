@@ -7,16 +7,15 @@ counts on; where NeMo-RL has something else there, nothing is patched and the la
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from functools import wraps
 from typing import Any, NamedTuple
 
 from ..config import KEY
 from ..errors import UnsupportedError
+from ..patching import is_wrapped, wrap
 from .alarm import Alarm
 from .metrics import REQUANTIZE, ROOM, step_metrics
+from .trainer import register_policy_worker
 from .translation import find_generation
-
-_MARK = "_efficientrollout_original"
 
 
 class Patch(NamedTuple):
@@ -37,33 +36,28 @@ def install(config: Mapping[str, Any]) -> None:
         UnsupportedError: this NeMo-RL does not have what is patched.
     """
     found = [(patch, *_find(patch)) for patch in PATCHES]
-    for patch, owner, function in found:
-        if not hasattr(function, _MARK):
-            replacement = wraps(function)(patch.make(function))
-            setattr(replacement, _MARK, function)
-            setattr(owner, patch.name.rpartition(".")[2], replacement)
+    for patch, owner, name in found:
+        if not is_wrapped(owner, name):
+            wrap(owner, name, patch.make)
     _, generation = find_generation(config)
     if generation is not None and generation[KEY]["refit"]["quantize_on"] == "trainer":
-        from .trainer import register_policy_worker
-
         register_policy_worker()
 
 
-def _find(patch: Patch) -> tuple[Any, Any]:
-    """What holds the name, and what it names."""
+def _find(patch: Patch) -> tuple[Any, str]:
+    """What holds the name, and the last part of it."""
     try:
         owner = importlib.import_module(patch.module)
         *path, name = patch.name.split(".")
         for part in path:
             owner = getattr(owner, part)
-        function = getattr(owner, name)
-        known = inspect.signature(function).parameters
+        known = inspect.signature(getattr(owner, name)).parameters
     except (ImportError, AttributeError, TypeError) as error:
         raise UnsupportedError(f"this NeMo-RL has no {patch.module}.{patch.name} ({error}){_ADVICE}") from None
     missing = [argument for argument in patch.arguments if argument not in known]
     if missing:
         raise UnsupportedError(f"{patch.module}.{patch.name} of this NeMo-RL takes no '{missing[0]}'{_ADVICE}")
-    return owner, function
+    return owner, name
 
 
 _ADVICE = (

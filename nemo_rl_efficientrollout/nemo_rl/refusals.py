@@ -9,8 +9,6 @@ from ..errors import SettingsError
 
 Block = Mapping[str, Any]
 NIXL_WORKER = "nemo_rl.models.generation.vllm.vllm_backend.NixlVllmWorker"
-TRAINER_TRANSPORTS = (None, "nixl")
-"""Values of `refit_transport` that carry tensors beside the policy's: IPC or collective, and checkpoint engines."""
 
 
 class View(NamedTuple):
@@ -81,11 +79,6 @@ def _plugins_exclude_ours(view: View) -> bool:
     return admitted is not None and KEY not in str(admitted).split(",")
 
 
-def _trainer(*more: Callable[[View], bool]) -> Callable[[View], bool]:
-    return lambda view: view.settings.refit.quantize_on == "trainer" and all(check(view) for check in more)
-
-
-_TO_ENGINE = "set efficientrollout.refit.quantize_on to 'engine'"
 _REASONS: tuple[tuple[Callable[[View], bool], str], ...] = (
     (
         lambda view: not view.vllm,
@@ -163,17 +156,7 @@ _REASONS: tuple[tuple[Callable[[View], bool], str], ...] = (
         " that every node sees",
     ),
     (
-        _trainer(lambda view: not view.enabled("megatron_cfg")),
-        f".efficientrollout.refit.quantize_on is 'trainer', which only Megatron policies can do: {_TO_ENGINE}",
-    ),
-    (
-        _trainer(lambda view: view.size("tensor_parallel_size") > 1),
-        ".efficientrollout.refit.quantize_on is 'trainer', which sends whole weights, but vllm_cfg.tensor_parallel_size"
-        f" is {{view.vllm[tensor_parallel_size]}}: {_TO_ENGINE}",
-    ),
-    (
-        _trainer(lambda view: view.generation.get("refit_transport") not in TRAINER_TRANSPORTS),
-        ".efficientrollout.refit.quantize_on is 'trainer', but refit_transport '{view.generation[refit_transport]}'"
-        f" carries the policy's own tensors alone: {_TO_ENGINE}",
+        lambda view: view.settings.refit.quantize_on == "trainer" and not view.enabled("megatron_cfg"),
+        ".efficientrollout.refit.quantize_on is 'trainer', which only Megatron policies can do: set it to 'engine'",
     ),
 )

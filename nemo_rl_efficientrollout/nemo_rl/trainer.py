@@ -8,12 +8,11 @@ own (https://github.com/NVIDIA-NeMo/RL, nemo_rl/models/policy/lm_policy.py and n
 
 import inspect
 from collections.abc import Callable, Mapping
-from functools import wraps
 from typing import Any
 
 from ..config import KEY, Settings, read_settings
-from ..engine.patching import wrap
 from ..errors import SettingsError, UnsupportedError
+from ..patching import is_wrapped, wrap
 
 STOCK_WORKER = "nemo_rl.models.policy.workers.megatron_policy_worker.MegatronPolicyWorker"
 WORKER = "nemo_rl_efficientrollout.nemo_rl.megatron_policy_worker.MegatronPolicyWorker"
@@ -58,11 +57,10 @@ def sender_settings(policy: Mapping[str, Any]) -> Settings | None:
 def register_policy_worker() -> None:
     """Let `Policy` train with our worker where `refit.quantize_on` is 'trainer', and as always elsewhere.
 
-    Call it once in the process that makes the policy, before it does.
+    Call it in the process that makes the policy, before it does. Safe to call again.
 
     Raises:
         UnsupportedError: this NeMo-RL chooses its workers in another way.
-        RuntimeError: it was called before.
     """
     from nemo_rl.distributed import ray_actor_environment_registry as registry
     from nemo_rl.models.policy import lm_policy
@@ -72,7 +70,8 @@ def register_policy_worker() -> None:
     expect_parameters(venvs, "make_actor_runtime_env", "actor_class_fqn")
     if STOCK_WORKER not in getattr(registry, "ACTOR_ENVIRONMENT_REGISTRY", {}):
         raise UnsupportedError(f"this NeMo-RL has no environment for '{STOCK_WORKER}': {CURE}")
-    wrap(lm_policy, "resolve_policy_worker_cls", _choosing_ours)
+    if not is_wrapped(lm_policy, "resolve_policy_worker_cls"):
+        wrap(lm_policy, "resolve_policy_worker_cls", _choosing_ours)
 
 
 def expect_parameters(owner: Any, name: str, parameters: str = "") -> None:
@@ -90,7 +89,6 @@ def expect_parameters(owner: Any, name: str, parameters: str = "") -> None:
 
 
 def _choosing_ours(original: Callable[..., str]) -> Callable[..., str]:
-    @wraps(original)
     def resolve_policy_worker_cls(default_cls: str, config: Mapping[str, Any]) -> str:
         chosen = original(default_cls, config)
         if sender_settings(config) is None:

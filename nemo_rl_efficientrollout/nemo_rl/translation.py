@@ -13,6 +13,7 @@ from ..api import arguments
 from ..config import KEY, Settings, read_settings
 from ..errors import SettingsError, nearest
 from .refusals import refuse
+from .trainer import sender_settings
 
 BACKENDS = ("vllm", "sglang", "megatron", "trtllm", "dynamo")
 """Of NeMo-RL itself."""
@@ -40,6 +41,7 @@ def translated(config: Mapping[str, Any]) -> dict[str, Any]:
     generation["backend"] = "vllm"
     generation["vllm_kwargs"] = with_arguments(generation.get("vllm_kwargs") or {}, model, settings)
     generation[KEY] = settings.model_dump()
+    sender_settings(result.get("policy") or {})
     return result
 
 

@@ -13,9 +13,9 @@ from vllm import LLM, SamplingParams
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
 from nemo_rl_efficientrollout.engine import plugin, twin, versions
-from nemo_rl_efficientrollout.engine.patching import unwrap, wrap
 from nemo_rl_efficientrollout.engine.twin import twin_config
 from nemo_rl_efficientrollout.errors import SettingsError, UnsupportedError
+from nemo_rl_efficientrollout.patching import unwrap, wrap
 from tests.engines import core_of, generate, prompts, runner_of, set_gate, start, stats, worker_state
 from tests.models import VOCABULARY, save_tiny_model, weights_of
 

@@ -17,8 +17,8 @@ from vllm import LLM, SamplingParams
 from vllm.utils import cpu_triton_utils
 from vllm.v1.sample import rejection_sampler
 
-from nemo_rl_efficientrollout.engine.patching import unwrap, wrap
 from nemo_rl_efficientrollout.engine.proposer_v1 import TwinProposer
+from nemo_rl_efficientrollout.patching import unwrap, wrap
 from tests.engines import difference, set_gate, start, stats, worker_state
 from tests.models import save_tiny_model
 

@@ -1,3 +1,4 @@
+# pyright: reportMissingImports=false
 """The launcher reaches NeMo-RL's own `main`, up to where it would take GPUs, with the translated configuration."""
 
 import sys
@@ -12,6 +13,7 @@ from nemo_rl_efficientrollout.cli import app
 from nemo_rl_efficientrollout.errors import UserError
 from nemo_rl_efficientrollout.nemo_rl import patches
 from nemo_rl_efficientrollout.nemo_rl.launcher import read_config
+from nemo_rl_efficientrollout.patching import is_wrapped, unwrap
 from tests.nemo_rl.source import require
 
 require(
@@ -34,8 +36,9 @@ def unpatched() -> Any:
     """NeMo-RL as it is, before and after."""
     yield
     for patch in patches.PATCHES:
-        owner, function = patches._find(patch)
-        setattr(owner, patch.name.rpartition(".")[2], getattr(function, "_efficientrollout_original", function))
+        owner, name = patches._find(patch)
+        if is_wrapped(owner, name):
+            unwrap(owner, name)
 
 
 @pytest.fixture
@@ -118,8 +121,7 @@ def test_what_is_patched_exists_in_this_nemo_rl() -> None:
     config = {"policy": {"generation": {"efficientrollout": {"refit": {"quantize_on": "engine"}}}}}
     patches.install(config)
     for patch in patches.PATCHES:
-        _, function = patches._find(patch)
-        assert hasattr(function, "_efficientrollout_original")
+        assert is_wrapped(*patches._find(patch))
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from nemo_rl_efficientrollout.engine.patching import unwrap
 from nemo_rl_efficientrollout.errors import SettingsError, UnsupportedError, UserError
+from nemo_rl_efficientrollout.patching import unwrap
 from tests.nemo_rl.source import import_policy_worker, require_nemo_rl
 
 require_nemo_rl()

@@ -1,3 +1,4 @@
+# pyright: reportMissingImports=false
 """Every recipe loads through NeMo-RL's own functions and types, and differs from its twin in speculation alone."""
 
 from pathlib import Path

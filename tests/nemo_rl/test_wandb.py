@@ -1,3 +1,4 @@
+# pyright: reportMissingImports=false
 """Every metric through NeMo-RL's own logger into an offline W&B run, read back from its files."""
 
 import json

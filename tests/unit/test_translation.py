@@ -127,7 +127,7 @@ REFUSED = [
     ({"efficientrollout": {"gate": {"calibration": "no/such.json"}}}, "no/such.json"),
     ({"efficientrollout": TRAINER, "policy__megatron_cfg__enabled": False}, "only Megatron policies"),
     ({"efficientrollout": TRAINER, "vllm_cfg__tensor_parallel_size": 2}, "tensor_parallel_size is 2"),
-    ({"efficientrollout": TRAINER, "refit_transport": "nccl_reshard"}, "refit_transport 'nccl_reshard'"),
+    ({"efficientrollout": TRAINER, "refit_transport": "nccl_reshard"}, "refit_transport is 'nccl_reshard'"),
 ]
 
 

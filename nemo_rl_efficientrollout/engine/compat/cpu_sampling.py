@@ -10,7 +10,7 @@ import torch
 from vllm.platforms import current_platform
 from vllm.v1.sample import rejection_sampler
 
-from ..patching import wrap
+from ...patching import wrap
 
 
 def install() -> None:

@@ -10,7 +10,7 @@ from vllm.model_executor.layers import utils as layer_utils
 from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 from vllm.platforms import current_platform
 
-from ..patching import wrap
+from ...patching import wrap
 from .ours import builds_ours
 from .present import present
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from vllm.config import VllmConfig
 
-from ..patching import wrap
+from ...patching import wrap
 from ..versions import installed_vllm
 
 REFUSAL = "speculative method 'draft_model'"

@@ -9,7 +9,7 @@ from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
 from vllm.platforms import current_platform
 
-from ..patching import wrap
+from ...patching import wrap
 from .cpu_experts import EXPERT_WEIGHTS
 from .ours import builds_ours
 
