@@ -44,8 +44,8 @@ def read(place: Path) -> Run:
 
 def _values(file: Path) -> Iterator[tuple[int, str, Any]]:
     """Step, tag and value of everything in a file, checked against the file's checksums."""
-    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader  # pyright: ignore[reportMissingImports]
-    from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportMissingImports]
+    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader  # pyright: ignore
+    from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore
 
     read = 0
     for record in RawEventFileLoader(str(file)).Load():
@@ -67,7 +67,7 @@ def _refuse_corruption(file: Path, read: int) -> None:
 
 
 def _number(value: Any) -> float | None:
-    from tensorboard.util.tensor_util import make_ndarray  # pyright: ignore[reportMissingImports]
+    from tensorboard.util.tensor_util import make_ndarray  # pyright: ignore
 
     kind = value.WhichOneof("value")
     if kind == "simple_value":
@@ -79,7 +79,7 @@ def _number(value: Any) -> float | None:
 
 def _settings(content: bytes) -> dict[str, Any]:
     """The settings that NeMo-RL logs as hyperparameters, by dotted key; numbers and switches are floats there."""
-    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # pyright: ignore[reportMissingImports]
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # pyright: ignore
 
     found = HParamsPluginData.FromString(content).session_start_info.hparams
     return {key: getattr(value, value.WhichOneof("kind") or "", None) for key, value in found.items()}
