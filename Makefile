@@ -111,7 +111,8 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/hadolint docker/Dockerfile
-	$(BIN)/shellcheck --external-sources --source-path=SCRIPTDIR docker/*.sh examples/grpo_math/slurm/*.sh examples/grpo_math/slurm/*.sbatch
+	$(BIN)/shellcheck --external-sources --source-path=SCRIPTDIR docker/*.sh examples/grpo_math/slurm/*.sh examples/grpo_math/slurm/*.sbatch \
+		tests/slurm/stand_ins/*
 
 bench: setup
 	$(BIN)/python -m benchmarks.overhead

@@ -120,6 +120,8 @@ class Cluster:
         for pid_file in ("n1.pid", "n2.pid", "controller.pid", "munge/pid"):
             kill_of(self.folder / pid_file, signal.SIGTERM)
         time.sleep(2)
+        for pid in self.processes():  # keepers of steps whose node was killed
+            kill(pid, signal.SIGKILL)
 
     def wait(self, job: str, seconds: float, output: Path) -> Ended:
         """The job's end.
@@ -147,22 +149,32 @@ class Cluster:
     def kill_node(self, node: str) -> None:
         """Everything of a node dies at once: its slurmd, its steps' keepers, and what the jobs run there."""
         kill_of(self.folder / f"{node}.pid", signal.SIGKILL)
-        ours = {f"SLURMD_NODENAME={node}".encode(), f"SLURM_CONF={self.folder}/slurm.conf".encode()}
-        dead: set[int] = set()
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                if ours <= set((process / "environ").read_bytes().split(b"\0")):
-                    parent = re.search(r"PPid:\s*(\d+)", (process / "status").read_text())
-                    dead |= {int(process.name)} | ({int(parent[1])} if parent and is_keeper(parent[1]) else set())
-            except OSError:  # it ended while it was looked at
-                continue
-        for pid in dead:
+        on_node = self.processes(f"SLURMD_NODENAME={node}")
+        for pid in on_node | {keeper for keeper in map(parent, on_node) if is_keeper(keeper)}:
             kill(pid, signal.SIGKILL)
 
+    def processes(self, *variables: str) -> set[int]:
+        """Processes of this cluster that have these variables, each as NAME=VALUE."""
+        wanted = {variable.encode() for variable in (f"SLURM_CONF={self.folder}/slurm.conf", *variables)}
+        found: set[int] = set()
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                if wanted <= set((process / "environ").read_bytes().split(b"\0")):
+                    found.add(int(process.name))
+            except OSError:  # it ended while it was looked at
+                continue
+        return found
 
-def is_keeper(pid: str) -> bool:
+
+def parent(pid: int) -> int:
+    """Its parent process; 0 if it has ended."""
+    found = re.search(r"PPid:\s*(\d+)", text_of(Path(f"/proc/{pid}/status")))
+    return int(found[1]) if found else 0
+
+
+def is_keeper(pid: int) -> bool:
     """Whether this process is Slurm's keeper of a step: its own environment does not name its node."""
-    return (Path("/proc") / pid / "comm").read_text().strip() == "slurmstepd"
+    return text_of(Path(f"/proc/{pid}/comm")).strip() == "slurmstepd"
 
 
 @contextmanager
@@ -212,4 +224,8 @@ def kill(pid: int, number: signal.Signals) -> None:
 
 
 def text_of(path: Path) -> str:
-    return path.read_text() if path.exists() else ""
+    """What a file says; nothing if it is not there, or no more."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
