@@ -20,6 +20,8 @@ class Parcels:
 
     def __init__(self, target: Any, layers: Sequence[DraftLayer], form: Format) -> None:
         self._format = form
+        self._target = target
+        self._packed: dict[str, list[str]] = getattr(target, "packed_modules_mapping", {})
         self._reader = StreamReader(form)
         self._layers = {layer.path: layer for layer in layers}
         self._parts = {layer.path: parts_of(target, layer) for layer in layers}
@@ -60,6 +62,8 @@ class Parcels:
             return
         weight, quantized = whole
         path = self._owner.get(weight)
+        if path is None and self._is_shared(weight):
+            return  # the trainer does not know which layers this engine's kernels do not take
         if path is None:
             self._problems.append(f"'{PREFIX}{weight}' belongs to no quantized layer of this drafter")
             return
@@ -69,6 +73,13 @@ class Parcels:
         if len(pieces) == len(parts):
             self._hand_over(self._layers[path], parts)
             del self._arrived[path]
+
+    def _is_shared(self, weight: str) -> bool:
+        """Whether this weight without an owner is of a layer that the drafter has from the policy."""
+        above, _, own = weight.removesuffix(".weight").rpartition(".")
+        packed = next((name for name, pieces in self._packed.items() if own in pieces), own)
+        modules = dict(self._target.named_modules(remove_duplicate=False))
+        return f"{above}.{packed}".lstrip(".") in modules
 
     def _hand_over(self, layer: DraftLayer, parts: list[Part]) -> None:
         matrices = self._put_together(layer, [self._arrived[layer.path][part[0]] for part in parts])

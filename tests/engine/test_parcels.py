@@ -82,6 +82,15 @@ def test_what_the_trainer_leaves_out_the_engine_quantizes(models: Any) -> None:
     assert acceptance(llm) == acceptance(fresh)
 
 
+def test_what_the_drafter_shares_with_the_policy_may_come_in_vain(models: Any) -> None:
+    shared = {"drafter": {"format": "int8", "lm_head": False}}
+    llm = start(models[0], settings("int8", "trainer", False) | shared)
+    refit(llm, with_drafter(weights_of(models[1]), "int8"))  # a head among them
+    assert stats(llm)["drafter_problem"] == ""
+    fresh = start(models[1], settings("int8", "engine", False) | shared)
+    assert acceptance(llm) == acceptance(fresh)
+
+
 @pytest.mark.parametrize("fault", ["missing part", "unknown layer", "wrong shape", "other model", "not finite"])
 def test_a_faulty_drafter_is_named_and_spares_the_policy(models: Any, fault: str) -> None:
     name = "model.layers.0.self_attn.k_proj.weight"

@@ -51,9 +51,7 @@ def _receivers_without_cuda() -> None:
     """NeMo-RL's receiving side in this process, where vLLM runs."""
     import nemo_rl.models.generation.vllm.vllm_backend as backend
     import nemo_rl.utils.nvml as nvml
-    import vllm.v1.worker.cpu_model_runner  # noqa: F401  its own stand-ins for CUDA first
 
-    no_cuda()
     nvml.get_device_uuid = lambda _: DEVICE_ID.format(_socket[-1])
     backend.rebuild_cuda_tensor_from_ipc = lambda handle, _: rebuild_tensor(*handle[0])
     if hasattr(backend.VllmInternalWorkerExtension, "synchronize_device"):  # vLLM 0.32 has one of its own
@@ -90,6 +88,7 @@ class Ranks:
 @contextmanager
 def training(trainer: Trainer, folder: Path) -> Iterator[Ranks]:
     """Two ranks at work."""
+    no_cuda()  # vLLM's own stand-ins came with the engines
     ranks = Ranks(trainer, folder)
     try:
         yield ranks
