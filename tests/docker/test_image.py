@@ -1,7 +1,6 @@
-"""The image, really built on a stand-in for NeMo-RL's. IMAGE_COMMAND is what runs in it, as the image's user."""
+"""The image, really built on a stand-in for NeMo-RL's, which has its environments but neither torch nor vLLM in them."""
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,7 +13,6 @@ from .image import BASE, Builder, missing
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
-COMMAND = os.environ.get("IMAGE_COMMAND", "efficientrollout version").split()
 UV = ROOT / ".venv-cluster" / "bin" / "uv" if shutil.which("uv") is None else Path(str(shutil.which("uv")))
 ENVIRONMENTS = (
     "/opt/nemo_rl_venv",
@@ -55,11 +53,17 @@ def built() -> Iterator[Built]:
         shutil.rmtree(folder)
 
 
-def test_the_command_runs_as_the_user_that_is_not_root(built: Built) -> None:
-    done = built.builder.run(built.image, *COMMAND)
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_the_doctor_runs_as_the_user_that_is_not_root(built: Built) -> None:
     who = built.builder.run(built.image, "id", "--user", "--name")
     assert who.stdout.strip() == "efficientrollout"
+    done = built.builder.run(built.image, "efficientrollout", "doctor", "--no-engine", "--json")
+    assert done.returncode == 1, done.stdout + done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["verdict"] == "no-go"
+    failed = [finding["found"] for finding in answer["findings"] if finding["verdict"] == "fail"]
+    assert len(failed) == 2
+    for found, environment in zip(sorted(failed), ENVIRONMENTS[1:3], strict=True):
+        assert found == f"{environment}/bin/python has no vLLM"
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
