@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-NEEDED = ("nemo_rl", "ray", "hydra", "tensordict")
+NEEDED = ("nemo_rl", "ray", "hydra", "tensordict", "tensorboard")
 MISSING_NAME = re.compile(r"cannot import name '(\w+)' from '([\w.]+)'")
 
 
