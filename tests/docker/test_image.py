@@ -1,4 +1,4 @@
-"""The image, really built on a stand-in for NeMo-RL's, which has its environments but neither torch nor vLLM in them."""
+"""The image, really built on a stand-in for NeMo-RL's, whose environments have neither torch nor vLLM."""
 
 import json
 import shutil
