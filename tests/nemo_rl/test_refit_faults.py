@@ -9,7 +9,7 @@ import torch
 
 from tests.engines import prompts as random_prompts
 from tests.models import VOCABULARY, weights_of
-from tests.nemo_rl.worker import Weights, address_of, batch, refit, sending, shapes, start_worker, stats
+from tests.nemo_rl.worker import Weights, address_of, batch, refit, refitted_worker, sending, stats
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("nemo_rl")]
 SETTINGS = {"drafter": {"format": "int8"}, "draft_length": {"max": 3}, "gate": {"mode": "fixed", "draft_length": 3}}
@@ -18,10 +18,9 @@ Stream = Iterator[tuple[str, torch.Tensor]]
 
 
 @pytest.fixture(scope="module")
-def worker(nemo_rl: Any, checkpoints: list[Path]) -> Any:
-    started = start_worker(checkpoints[0], SETTINGS)
-    started.prepare_refit_info(shapes(weights_of(checkpoints[0])))
-    return started
+def worker(nemo_rl: Any, checkpoints: list[Path]) -> Iterator[Any]:
+    with refitted_worker(checkpoints[0], SETTINGS) as started:
+        yield started
 
 
 def drafted_and_accepted(worker: Any) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 # pyright: reportMissingImports=false
 """NeMo-RL's own synchronous worker: what it generates, and that its refits leave a fresh drafter."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from tests.engines import prompts as random_prompts
 from tests.models import VOCABULARY, weights_of
 from tests.nemo_rl.configs import CONTEXT, NEW_TOKENS, PAD
-from tests.nemo_rl.worker import batch, colocated_refit, count_refills, shapes, start_worker, state_of, stats
+from tests.nemo_rl.worker import batch, colocated_refit, count_refills, refitted_worker, start_worker, state_of, stats
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("nemo_rl")]
 LONGEST = 4
@@ -26,20 +27,18 @@ def settings(form: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module", params=["bf16", "int8"])
-def worker(request: Any, nemo_rl: Any, checkpoints: list[Path]) -> Any:
-    """One that starts from random weights, as in training, and is told what will come."""
-    started = start_worker(checkpoints[0], settings(request.param))
-    started.prepare_refit_info(shapes(weights_of(checkpoints[0])))
-    started.form = request.param
-    return started
+def worker(request: Any, nemo_rl: Any, checkpoints: list[Path]) -> Iterator[Any]:
+    with refitted_worker(checkpoints[0], settings(request.param)) as started:
+        started.form = request.param
+        yield started
 
 
 @pytest.fixture(scope="module")
-def fresh(nemo_rl: Any, checkpoints: list[Path]) -> dict[Path, Any]:
+def fresh(nemo_rl: Any, checkpoints: list[Path]) -> Iterator[dict[Path, Any]]:
     """What engines that loaded the checkpoints generate greedily, without this package."""
-    return {
-        path: start_worker(path, None, trained=False).generate(batch(PROMPTS), greedy=True) for path in checkpoints[1:]
-    }
+    loaded = {path: start_worker(path, None, trained=False) for path in checkpoints[1:]}
+    # They stay until the end: with an engine vLLM tears down the process-wide groups of all others.
+    yield {path: worker.generate(batch(PROMPTS), greedy=True) for path, worker in loaded.items()}
 
 
 def greedy(worker: Any) -> tuple[Any, int, int]:

@@ -2,7 +2,7 @@
 """Every other way by which NeMo-RL's worker extension changes weights makes the drafter anew, exactly once."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,8 @@ from tests.nemo_rl.worker import (
     batch,
     count_refills,
     inner_worker,
+    refitted_worker,
     shapes,
-    start_worker,
     state_of,
     stats,
 )
@@ -39,12 +39,11 @@ PLUG_IN = f"{checkpoint_engine.__module__}:{checkpoint_engine.__name__}"
 
 
 @pytest.fixture(scope="module")
-def worker(nemo_rl: Any, checkpoints: list[Path]) -> Any:
+def worker(nemo_rl: Any, checkpoints: list[Path]) -> Iterator[Any]:
     """One that has all of NeMo-RL's transports: those of the extension for checkpoint engines are a superset."""
-    started = start_worker(checkpoints[0], SETTINGS, plug_in=PLUG_IN)
-    started.prepare_refit_info(shapes(weights_of(checkpoints[0])))
-    started.checkpoint_engine_rpc("init_checkpoint_engine", (PLUG_IN, 1 << 20, {}))
-    return started
+    with refitted_worker(checkpoints[0], SETTINGS, plug_in=PLUG_IN) as started:
+        started.checkpoint_engine_rpc("init_checkpoint_engine", (PLUG_IN, 1 << 20, {}))
+        yield started
 
 
 @pytest.fixture(scope="module")

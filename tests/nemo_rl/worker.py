@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from tests.models import weights_of
 from tests.nemo_rl.configs import PAD, generation_config
 
 Weights = dict[str, torch.Tensor]
@@ -26,6 +27,18 @@ def start_worker(model: Path, settings: dict[str, Any] | None, *overrides: str, 
     worker = VllmGenerationWorkerImpl(config, bundle_indices=[0], seed=0)
     worker.post_init()
     return worker
+
+
+@contextlib.contextmanager
+def refitted_worker(checkpoint: Path, settings: dict[str, Any], **options: Any) -> Iterator[Any]:
+    """A worker that starts from random weights, as in training, and knows what will come."""
+    worker = start_worker(checkpoint, settings, **options)
+    worker.prepare_refit_info(shapes(weights_of(checkpoint)))
+    try:
+        yield worker
+    finally:
+        if worker.llm is not None:  # else Python waits for its sockets forever when it ends
+            worker.shutdown()
 
 
 def stats(worker: Any) -> dict[str, Any]:
