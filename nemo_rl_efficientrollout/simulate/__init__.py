@@ -2,7 +2,7 @@
 
 from .acceptance import AcceptanceCurve
 from .batching import Limits
-from .costs import Costs, ModelCosts, Slowed
+from .costs import Costs, ModelCosts, Overhead, Slowed
 from .policies import BatchTable, Best, Fixed, Policy
 from .reference import Ladder, OneWayToggle
 from .replay import replay
@@ -23,6 +23,7 @@ __all__ = [
     "Limits",
     "ModelCosts",
     "OneWayToggle",
+    "Overhead",
     "Phases",
     "Policy",
     "PolicyGate",

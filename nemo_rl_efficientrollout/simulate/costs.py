@@ -87,6 +87,26 @@ def _gemms(theta: Vector, rows: Vector) -> Vector:
     return np.interp(rows, KNOTS, heights) + beyond
 
 
+class Overhead:
+    """What times of forward passes leave out, such as lm_head, sampling and host: seconds more for every step."""
+
+    def __init__(self, costs: Costs, target_s: float, draft_s: float) -> None:
+        """More for each step of the target, plain or verifying, and for each drafter step."""
+        self._costs, self._target_s, self._draft_s = costs, target_s, draft_s
+
+    def plain(self, batch: Vector, context: Vector) -> Vector:
+        return self._costs.plain(batch, context) + self._target_s
+
+    def draft(self, batch: Vector, context: Vector, length: Vector) -> Vector:
+        return self._costs.draft(batch, context, length) + self._draft_s
+
+    def verify(self, batch: Vector, context: Vector, length: Vector) -> Vector:
+        return self._costs.verify(batch, context, length) + self._target_s
+
+    def prefill(self, lengths: Vector) -> float:
+        return self._costs.prefill(lengths) + self._target_s
+
+
 class Slowed:
     """The same machine, every step taking `factor` times as long: a straggler."""
 

@@ -86,16 +86,14 @@ class Best:
             )
 
     def plan(self, batch: Vector, context: Vector) -> Counts:
-        prices = [self._price(batch, context, int(length)) for length in self._draft_lengths]
-        return self._draft_lengths[np.argmin(prices, axis=0)]
+        lengths = self._draft_lengths[1:, None]  # a row for each, all loads at once
+        length = lengths.astype(np.float64)
+        cycle = length * self._costs.draft(batch, context, length) + self._costs.verify(batch, context, length)
+        drafted = cycle / self._acceptance.length(context, lengths)
+        return self._draft_lengths[np.argmin(np.vstack([self._costs.plain(batch, context), drafted]), axis=0)]
 
     def ran(self, batch: Vector, context: Vector, lengths: Counts) -> None:
         return
-
-    def _price(self, batch: Vector, context: Vector, draft_length: int) -> Vector:
-        lengths = np.full(len(batch), draft_length, dtype=np.int64)
-        plain, draft, verify = token_seconds(self._costs, self._acceptance, batch, context, lengths)
-        return plain + draft + verify
 
 
 def token_seconds(
