@@ -1,5 +1,6 @@
 """The simulator's parts, each against the obvious way to compute the same."""
 
+import time
 from collections import deque
 
 import numpy as np
@@ -146,6 +147,12 @@ def test_certain_acceptance_leaves_nothing_to_chance() -> None:
     assert sampled.drafts == sampled.accepted == 150
 
 
+def test_who_has_just_come_has_no_drafts_to_accept() -> None:
+    work = Workload(np.array([10, 10]), np.array([101, 41]), np.array([0.0, 0.2]), np.arange(2))
+    rollout = Engine(COSTS, AcceptanceCurve.constant(1.0, 3), PolicyGate(Fixed(3))).rollout(work)
+    assert rollout.drafts == rollout.accepted == 75 + 30
+
+
 def test_the_same_seed_is_the_same_rollout() -> None:
     def rollout(seed: int) -> Rollout:
         gate = AutoGate(7)
@@ -169,6 +176,18 @@ def test_the_gate_learns_to_speculate_in_the_tail_and_not_in_the_bulk() -> None:
     crowded = timeline.batch > 60
     assert timeline.seconds[crowded & (timeline.draft_length > 0)].sum() < 0.1 * timeline.seconds[crowded].sum()
     assert oracle < second.seconds < oracle + 0.15 * (plain - oracle)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_thousand_requests_of_eight_thousand_tokens_take_less_than_a_second(name: str) -> None:
+    chance = np.random.default_rng(0)
+    response = np.minimum(np.ceil(chance.lognormal(6.2, 0.8, 1024)), 8192).astype(int)
+    response[100] = 8192
+    work = at_once(np.full(1024, 350), response, samples=8)
+    started = time.process_time()
+    rollout = replay(work, COSTS, ACCEPTANCE, POLICIES[name](), Limits(requests=128, kv_tokens=150_000))
+    assert time.process_time() - started < 1.0
+    assert rollout.tokens == pytest.approx(work.tokens)
 
 
 @pytest.mark.parametrize("padding", [Padding(), Padding(draft_to_cycle=True), Padding(captured_rows=(1, 8, 32, 100))])
