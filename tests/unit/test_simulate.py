@@ -147,6 +147,16 @@ def test_certain_acceptance_leaves_nothing_to_chance() -> None:
     assert sampled.drafts == sampled.accepted == 150
 
 
+def test_time_is_entered_where_it_went() -> None:
+    rollout = replay(at_once(np.array([100]), np.array([50])), COSTS, ACCEPTANCE, Fixed(5))
+    batch, context, length = np.ones(50), 100.0 + np.arange(50), np.full(50, 5)
+    tau = ACCEPTANCE.length(context, length)
+    assert rollout.plain_s == rollout.idle_s == 0.0
+    assert rollout.draft_s == pytest.approx(np.sum(5 * COSTS.draft(batch, context, length) / tau))
+    assert rollout.verify_s == pytest.approx(np.sum(COSTS.verify(batch, context, length) / tau))
+    assert rollout.speculating == pytest.approx(1.0 - rollout.prefill_s / rollout.seconds)
+
+
 def test_who_has_just_come_has_no_drafts_to_accept() -> None:
     work = Workload(np.array([10, 10]), np.array([101, 41]), np.array([0.0, 0.2]), np.arange(2))
     rollout = Engine(COSTS, AcceptanceCurve.constant(1.0, 3), PolicyGate(Fixed(3))).rollout(work)
@@ -216,6 +226,8 @@ def test_the_toggle_waits_for_the_ramp_and_never_goes_back() -> None:
     toggle.ran(batch[:2], context[:2], toggle.plan(batch[:2], context[:2]))
     assert toggle.plan(batch[:1], context[:1]).tolist() == [5]  # ramped
     assert toggle.plan(batch[2:3], context[2:3]).tolist() == [0]  # planning decided nothing
+    toggle.ran(batch[3:4], context[3:4], toggle.plan(batch[3:4], context[3:4]))
+    assert toggle.plan(batch[2:3], context[2:3]).tolist() == [5]  # too many by far, but it is on
     never = OneWayToggle(COSTS, 5, 4.9)
     assert never.plan(np.full(3, 32.0), np.full(3, 9.0)).tolist() == [0, 0, 0]
 
