@@ -50,8 +50,21 @@ class AcceptanceCurve:
         return self.rates[self._ranges(context)]
 
     def length(self, context: Vector, draft_length: Counts) -> Vector:
-        """τ: expected tokens of a cycle, bonus token included; for each pair of a context length and a γ."""
+        """τ: expected tokens of a cycle, bonus token included; for each pair of a context length and a γ.
+
+        Raises:
+            UserError: a γ that the curve does not reach.
+        """
+        self.check(int(draft_length.max(initial=0)))
         return self._lengths[self._ranges(context), draft_length]
+
+    def check(self, draft_length: int) -> None:
+        """Refuse a γ that the curve does not reach."""
+        if draft_length > self.max_draft_length:
+            raise UserError(
+                f"draft length {draft_length} is beyond the {self.max_draft_length} positions of the acceptance curve;"
+                " give rates for all of them"
+            )
 
     @cached_property
     def _lengths(self) -> Vector:

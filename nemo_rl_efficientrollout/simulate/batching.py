@@ -30,6 +30,13 @@ class Limits:
     prefix_caching: bool = True
     """Whether requests of one group prefill their prompt once. Its blocks are still counted for each of them."""
 
+    def __post_init__(self) -> None:
+        if self.requests < 1 or self.block < 1 or self.lookahead < 0:
+            raise UserError(
+                f"limits: requests {self.requests}, block {self.block}, lookahead {self.lookahead}; expected at least"
+                " 1, 1 and 0; correct them"
+            )
+
     @property
     def blocks(self) -> int:
         return self.kv_tokens // self.block

@@ -56,10 +56,12 @@ def run(workload: Workload, engines: int, costs: Costs, replay: Replay, slowness
         slowness: factor on every step of each engine; all 1 by default.
 
     Raises:
-        UserError: no engines, or a factor for some engines only.
+        UserError: no engines, a factor for some engines only, or one that is not positive.
     """
     if len(slowness) not in (0, engines):
         raise UserError(f"{len(slowness)} factors of slowness for {engines} engines; give one for each, or none")
+    if len(slowness) and min(slowness) <= 0.0:
+        raise UserError(f"a factor of slowness is {min(slowness)}; give positive ones, 1 for a sound engine")
     seconds, tokens = np.zeros(engines), 0.0
     for index, part in enumerate(split(workload, engines)):
         rollout = replay(part, Slowed(costs, slowness[index]) if len(slowness) else costs)

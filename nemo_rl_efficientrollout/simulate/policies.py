@@ -31,6 +31,8 @@ class Fixed:
     """Always the same γ; 0 is plain decoding."""
 
     def __init__(self, draft_length: int) -> None:
+        if draft_length < 0:
+            raise UserError(f"draft length is {draft_length}; give 0 for plain decoding, or more")
         self._draft_length = draft_length
 
     def plan(self, batch: Vector, context: Vector) -> Counts:
@@ -79,11 +81,7 @@ class Best:
     def __init__(self, costs: Costs, acceptance: AcceptanceCurve, draft_lengths: Sequence[int]) -> None:
         self._costs, self._acceptance = costs, acceptance
         self._draft_lengths = np.array(sorted({0, *draft_lengths}), dtype=np.int64)
-        if self._draft_lengths[-1] > acceptance.max_draft_length:
-            raise UserError(
-                f"draft length {self._draft_lengths[-1]} is beyond the {acceptance.max_draft_length} positions of the"
-                " acceptance curve; give rates for all of them"
-            )
+        acceptance.check(int(self._draft_lengths[-1]))
 
     def plan(self, batch: Vector, context: Vector) -> Counts:
         lengths = self._draft_lengths[1:, None]  # a row for each, all loads at once

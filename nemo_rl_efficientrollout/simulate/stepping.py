@@ -129,6 +129,7 @@ class Engine:
         longest = int(drafted.max())
         if not longest:
             return np.zeros_like(drafted)
+        self._acceptance.check(longest)
         rates = self._acceptance.at(contexts)[:, :longest]
         kept = self._random.random(rates.shape) < rates
         return np.minimum(np.cumprod(kept, axis=1).sum(axis=1), drafted)

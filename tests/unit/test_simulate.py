@@ -15,6 +15,7 @@ from nemo_rl_efficientrollout.simulate import (
     AcceptanceCurve,
     BatchTable,
     Best,
+    Costs,
     Engine,
     Fixed,
     Ladder,
@@ -149,7 +150,7 @@ def test_certain_acceptance_leaves_nothing_to_chance() -> None:
 
 def test_time_is_entered_where_it_went() -> None:
     rollout = replay(at_once(np.array([100]), np.array([50])), COSTS, ACCEPTANCE, Fixed(5))
-    batch, context, length = np.ones(50), 100.0 + np.arange(50), np.full(50, 5)
+    batch, context, length = np.ones(50), np.arange(100, 150).astype(np.float64), np.full(50, 5)
     tau = ACCEPTANCE.length(context, length)
     assert rollout.plain_s == rollout.idle_s == 0.0
     assert rollout.draft_s == pytest.approx(np.sum(5 * COSTS.draft(batch, context, length) / tau))
@@ -302,6 +303,10 @@ def test_lengths_from_completions_complete_then() -> None:
     assert ends[:31] == pytest.approx(completion_seconds(knots, shares)[:31], rel=0.03)
 
 
+def never(part: Workload, costs: Costs) -> Rollout:
+    raise AssertionError("replayed")
+
+
 @pytest.mark.parametrize(
     ("cause", "names"),
     [
@@ -311,6 +316,12 @@ def test_lengths_from_completions_complete_then() -> None:
         (lambda: replay(workload(0), COSTS, ACCEPTANCE, Fixed(0), Limits(kv_tokens=64)), "KV cache"),
         (lambda: AcceptanceCurve.constant(1.2, 3), "probability"),
         (lambda: Best(COSTS, ACCEPTANCE, (0, 12)), "draft length 12"),
+        (lambda: replay(workload(0), COSTS, ACCEPTANCE, Fixed(13)), "draft length 13"),
+        (lambda: Engine(COSTS, ACCEPTANCE, PolicyGate(Fixed(13))).rollout(workload(0)), "draft length 13"),
+        (lambda: Fixed(-1), "-1"),
+        (lambda: Limits(requests=0), "requests 0"),
+        (lambda: cluster.run(workload(0), 2, COSTS, never, slowness=(1.0,)), "slowness"),
+        (lambda: cluster.run(workload(0), 2, COSTS, never, slowness=(1.0, 0.0)), "slowness"),
         (lambda: BatchTable({}), "batch table"),
         (lambda: Ladder((7, 5)), "ladder"),
         (lambda: train([], Phases(1.0, 1.0, 1.0)), "at least one rollout"),
