@@ -35,8 +35,9 @@ from nemo_rl_efficientrollout.gate.regret import (
 from nemo_rl_efficientrollout.gate.sweep import read_sweep
 from nemo_rl_efficientrollout.gate.terms import Terms
 from nemo_rl_efficientrollout.gate.timing import Timing
+from nemo_rl_efficientrollout.simulate.roofline import Roofline
 
-from .published_gate import THRESHOLD, PublishedModel, fit_published
+from .published_gate import THRESHOLD, fit_published
 from .record import Parser, Progress, Record, at_least, check_writable
 
 BUDGETS = (16, 24, 48)
@@ -90,7 +91,7 @@ def _simple(record: Record, measured: Measured) -> None:
     record.notes.append("batch table: γ by B alone, the best on average at α = 0.9, made from this very sweep")
 
 
-def _published(record: Record, measured: Measured, model: PublishedModel) -> None:
+def _published(record: Record, measured: Measured, model: Roofline) -> None:
     for length in FIXED:
         _add(record, f"published gate, γ = {length}", [judge(_on_off(model, length), measured)])
     errors: dict[int, list[float]] = defaultdict(list)
@@ -105,7 +106,7 @@ def _published(record: Record, measured: Measured, model: PublishedModel) -> Non
     )
 
 
-def _on_off(model: PublishedModel, length: int) -> Policy:
+def _on_off(model: Roofline, length: int) -> Policy:
     def policy(batch: int, context: float, alpha: float, lengths: tuple[int, ...]) -> int:
         gain = acceptance_length(alpha, length) * model.cycle(batch, context, 0) / model.cycle(batch, context, length)
         return length if length in lengths and gain >= THRESHOLD else 0
@@ -113,7 +114,7 @@ def _on_off(model: PublishedModel, length: int) -> Policy:
     return policy
 
 
-def _best(model: PublishedModel) -> Policy:
+def _best(model: Roofline) -> Policy:
     def policy(batch: int, context: float, alpha: float, lengths: tuple[int, ...]) -> int:
         return min(lengths, key=lambda g: model.cycle(batch, context, g) / acceptance_length(alpha, g))
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.published_gate import static
 from nemo_rl_efficientrollout.errors import UserError
 from nemo_rl_efficientrollout.gate.model_constants import ModelConstants, read_model_constants, sharpened
 from nemo_rl_efficientrollout.gate.prior import Prior, hypotheses
+from nemo_rl_efficientrollout.simulate.roofline import static
 from tests.sweeps import QWEN_7B
 
 CONSTANTS = ModelConstants.model_validate(QWEN_7B)

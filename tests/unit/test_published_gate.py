@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from benchmarks import gate_regret
-from benchmarks.published_gate import PublishedModel, fit_published, static
+from benchmarks.published_gate import fit_published
 from nemo_rl_efficientrollout.gate.model_constants import ModelConstants
 from nemo_rl_efficientrollout.gate.timing import Timing
+from nemo_rl_efficientrollout.simulate.roofline import Roofline, static
 from tests import sweeps
 
 CONSTANTS = ModelConstants.model_validate(sweeps.QWEN_7B)
-PUBLISHED = PublishedModel(static(CONSTANTS), 1617462633773.974, 26205, 1.334, 39.0, 69.0, 152.3)
+PUBLISHED = Roofline(static(CONSTANTS), 1617462633773.974, 26205, 1.334, 39.0, 69.0, 152.3)
 """a100_tp1_qwen257b.json."""
 
 
@@ -23,7 +24,7 @@ def timings() -> list[Timing]:
     return _predicted(PUBLISHED)
 
 
-def _predicted(model: PublishedModel) -> list[Timing]:
+def _predicted(model: Roofline) -> list[Timing]:
     found = []
     for t in sweeps.clean(sweeps.truth()):
         batch, context, length = (np.array(float(x)) for x in (t.batch, t.context, t.draft_length))
@@ -38,11 +39,11 @@ def test_the_fit_finds_the_published_constants() -> None:
 
 
 def test_the_fit_finds_other_constants() -> None:
-    other = PublishedModel(static(CONSTANTS), 1.2e12, 40000, 2.0, 60.0, 30.0, 300.0)
+    other = Roofline(static(CONSTANTS), 1.2e12, 40000, 2.0, 60.0, 30.0, 300.0)
     _check(fit_published(_predicted(other), CONSTANTS), other)
 
 
-def _check(found: PublishedModel, expected: PublishedModel) -> None:
+def _check(found: Roofline, expected: Roofline) -> None:
     assert found.bandwidth == pytest.approx(expected.bandwidth, rel=1e-4)
     assert found.kv_bytes == pytest.approx(expected.kv_bytes, rel=1e-3)
     assert found.eta == pytest.approx(expected.eta, abs=2e-3)

@@ -13,6 +13,7 @@ FORBIDDEN = {
     "gate": ENGINES | {"torch"},
     "gate/detector": ENGINES,
     "drafter": ENGINES,
+    "simulate": ENGINES | {"torch"},
     "report": ENGINES | {"torch"},
     "compare": ENGINES | {"torch"},
     "doctor": ENGINES | {"torch"},
