@@ -60,10 +60,11 @@ def test_the_doctor_runs_as_the_user_that_is_not_root(built: Built) -> None:
     assert done.returncode == 1, done.stdout + done.stderr
     answer = json.loads(done.stdout)
     assert answer["verdict"] == "no-go"
-    failed = [finding["found"] for finding in answer["findings"] if finding["verdict"] == "fail"]
-    assert len(failed) == 2
-    for found, environment in zip(sorted(failed), ENVIRONMENTS[1:3], strict=True):
-        assert found == f"{environment}/bin/python has no vLLM"
+    failed = {finding["found"] for finding in answer["findings"] if finding["verdict"] == "fail"}
+    missing_there = {f"{environment}/bin/python has no vLLM" for environment in ENVIRONMENTS[1:3]}
+    assert failed == missing_there | {"vLLM did not make it active: ModuleNotFoundError: No module named 'vllm'"}
+    packages = [finding for finding in answer["findings"] if finding["name"].startswith("package [")]
+    assert [finding["verdict"] for finding in packages] == ["ok", "ok"]
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
