@@ -37,8 +37,8 @@ def worker(request: Any, nemo_rl: Any, checkpoints: list[Path]) -> Iterator[Any]
 def fresh(nemo_rl: Any, checkpoints: list[Path]) -> Iterator[dict[Path, Any]]:
     """What engines that loaded the checkpoints generate greedily, without this package."""
     loaded = {path: start_worker(path, None, trained=False) for path in checkpoints[1:]}
-    # They stay until the end: with an engine vLLM tears down the process-wide groups of all others.
-    yield {path: worker.generate(batch(PROMPTS), greedy=True) for path, worker in loaded.items()}  # noqa: PT022
+    yield {path: worker.generate(batch(PROMPTS), greedy=True) for path, worker in loaded.items()}
+    loaded.clear()  # not earlier: with an engine vLLM tears down the process-wide groups of all others
 
 
 def greedy(worker: Any) -> tuple[Any, int, int]:
