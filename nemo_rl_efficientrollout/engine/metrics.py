@@ -8,6 +8,8 @@ totals are its tail.
 from typing import Any, NamedTuple
 
 from prometheus_client import Counter, Gauge
+from vllm.config import VllmConfig
+from vllm.v1.metrics.loggers import PrometheusStatLogger
 from vllm.v1.spec_decode.metrics import SpecDecodingLogging, SpecDecodingProm, SpecDecodingStats
 
 from ..patching import wrap
@@ -55,6 +57,7 @@ def detach(stats: SpecDecodingStats) -> Totals | None:
 def install() -> None:
     """Publish what arrives."""
     wrap(SpecDecodingProm, "__init__", _remember_labels)
+    wrap(PrometheusStatLogger, "__init__", _add_ours)
     wrap(SpecDecodingProm, "observe", _publish)
     wrap(SpecDecodingLogging, "observe", _skip_empty)
 
@@ -83,8 +86,23 @@ class _Published:
 def _remember_labels(original: Any) -> Any:
     def init(prom: Any, speculative_config: Any, labelnames: Any, per_engine_labelvalues: Any, **more: Any) -> None:
         original(prom, speculative_config, labelnames, per_engine_labelvalues, **more)
-        prom.efficientrollout = None  # made when the first totals arrive: other drafters bring none
+        prom.efficientrollout = None
         prom.efficientrollout_labels = list(labelnames), per_engine_labelvalues
+
+    return init
+
+
+def _add_ours(original: Any) -> Any:
+    """With vLLM's own metrics, which take the place of those of an earlier engine in this process."""
+
+    def init(logger: Any, vllm_config: VllmConfig, *args: Any, **kwargs: Any) -> None:
+        from .plugin import is_enabled
+
+        original(logger, vllm_config, *args, **kwargs)
+        if is_enabled(vllm_config) and vllm_config.speculative_config is not None:
+            prom = logger.spec_decoding_prom
+            positions = vllm_config.speculative_config.num_speculative_tokens
+            prom.efficientrollout = _Published(positions, *prom.efficientrollout_labels)
 
     return init
 
@@ -92,13 +110,14 @@ def _remember_labels(original: Any) -> Any:
 def _publish(original: Any) -> Any:
     def observe(prom: Any, stats: SpecDecodingStats, engine_idx: int = 0) -> None:
         original(prom, stats, engine_idx)
+        ours = prom.efficientrollout
+        if ours is None:
+            return
         totals = detach(stats)
         if totals is not None:
-            if prom.efficientrollout is None:
-                prom.efficientrollout = _Published(stats.num_spec_tokens, *prom.efficientrollout_labels)
-            prom.efficientrollout.set(totals, engine_idx)
-        if prom.efficientrollout is not None and stats.num_drafts:
-            prom.efficientrollout.count(stats.num_draft_tokens_per_pos, engine_idx)
+            ours.set(totals, engine_idx)
+        if stats.num_drafts:
+            ours.count(stats.num_draft_tokens_per_pos, engine_idx)
 
     return observe
 

@@ -12,7 +12,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.metrics.reader import get_metrics_snapshot
 
 from nemo_rl_efficientrollout import engine_kwargs
-from nemo_rl_efficientrollout.nemo_rl.metrics import step_metrics
+from nemo_rl_efficientrollout.nemo_rl.metrics import PREFIX, step_metrics
 from tests.engines import MIB, difference, generate, prompts, set_gate, start, stats, worker_state
 from tests.models import VOCABULARY, save_tiny_model, weights_of
 
@@ -95,6 +95,14 @@ def test_a_gate_that_measures_tells_what_it_expects(llm: LLM) -> None:
     assert found["efficientrollout/regret_estimate"] >= 0.0
     assert 0.0 < found["efficientrollout/break_even"] <= 1.0
     set_gate(llm, mode="fixed", draft_length=MAX)
+
+
+def test_of_two_engines_in_one_process_the_later_is_heard(llm: LLM, model: Path) -> None:
+    second = start(model, FIXED)
+    generate(llm, BATCH, TOKENS)
+    assert f"{PREFIX}decode_steps" not in counters(llm.get_metrics())  # as with vLLM's own metrics
+    generate(second, BATCH, TOKENS)
+    assert counters(second.get_metrics())[f"{PREFIX}decode_steps"] == stats(second)["decode_steps"]
 
 
 def test_from_an_engine_in_another_process(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
