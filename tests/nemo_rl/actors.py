@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.models import weights_of
 from tests.nemo_rl.configs import generation_config
-from tests.nemo_rl.worker import Weights, address_of, answers, batch, sending, shapes
+from tests.nemo_rl.worker import Weights, answers, batch, sending, shapes
 
 Prompts = list[list[int]]
 
@@ -24,7 +24,7 @@ def generation(model: Path, settings: dict[str, Any], *overrides: str) -> Iterat
 
     config: Any = generation_config(model, settings, *overrides)
     # Sockets of Ray have to be short, and a cluster that others run here is not to be joined.
-    with tempfile.TemporaryDirectory(prefix="er-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix="er-ray-", ignore_cleanup_errors=True) as folder:
         ray.init(
             address="local",
             num_cpus=4,
@@ -44,20 +44,24 @@ def generation(model: Path, settings: dict[str, Any], *overrides: str) -> Iterat
             ray.shutdown()
 
 
-def stats(policy: Any) -> dict[str, Any]:
-    """This package's counters, through the general remote call of NeMo-RL's workers."""
+def rpc(policy: Any, method: str) -> Any:
+    """The engine's answer to a call, through the general one of NeMo-RL's workers."""
     import ray
 
     call = "checkpoint_engine_rpc_async" if policy.cfg["vllm_cfg"]["async_engine"] else "checkpoint_engine_rpc"
-    futures = policy.worker_group.run_all_workers_single_data(call, checkpoint_method="efficientrollout_stats")
-    return ray.get(futures)[0][0]
+    return ray.get(policy.worker_group.run_all_workers_single_data(call, checkpoint_method=method))[0][0]
+
+
+def stats(policy: Any) -> dict[str, Any]:
+    """This package's counters."""
+    return rpc(policy, "efficientrollout_stats")
 
 
 def refit(policy: Any, weights: Weights) -> bool:
     """One refit over IPC, as in NeMo-RL's `refit_policy_generation`."""
     import ray
 
-    with sending(address_of(policy.device_uuids[0][0]), weights.items()):
+    with sending(rpc(policy, "get_zmq_address"), weights.items()):
         return all(ray.get(policy.update_weights_via_ipc_zmq()))
 
 

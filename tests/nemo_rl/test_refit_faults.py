@@ -86,7 +86,7 @@ def test_a_trainer_that_dies_half_way_ends_drafting(
     assert refit(worker, weights_of(checkpoints[1]).items()) is True
     receiver = worker.llm.collective_rpc(lambda worker: worker.zmq_socket)[0]
     receiver.setsockopt(zmq.RCVTIMEO, 1000)
-    address = address_of(worker.report_device_id()[0])
+    address = address_of(worker)
     answers: list[bool] = []
     with (
         pytest.raises(ConnectionError, match="the trainer is gone"),

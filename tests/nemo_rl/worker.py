@@ -124,14 +124,14 @@ def sending(
         context.term()
 
 
-def address_of(device: str) -> str:
-    """Where a trainer's socket for the worker of `device` is, see `get_zmq_address` of NeMo-RL's extension."""
-    return f"ipc:///tmp/{device}.sock"
+def address_of(worker: Any) -> str:
+    """Where a trainer's socket for this worker has to be."""
+    return worker.llm.collective_rpc("get_zmq_address")[0]
 
 
 def refit(worker: Any, weights: Iterable[tuple[str, torch.Tensor]], receive: Callable[[], bool] | None = None) -> bool:
     """One refit over IPC; what NeMo-RL's worker answers."""
-    with sending(address_of(worker.report_device_id()[0]), weights):
+    with sending(address_of(worker), weights):
         return (receive or worker.update_weights_via_ipc_zmq)()
 
 
