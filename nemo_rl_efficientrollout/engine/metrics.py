@@ -5,42 +5,20 @@ The scheduler may live in another process than the metrics. What vLLM carries be
 totals are its tail.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from prometheus_client import Counter, Gauge
 from vllm.config import VllmConfig
 from vllm.v1.metrics.loggers import PrometheusStatLogger
-from vllm.v1.spec_decode.metrics import SpecDecodingLogging, SpecDecodingProm, SpecDecodingStats
+from vllm.v1.spec_decode.metrics import SpecDecodingLogging, SpecDecodingStats
 
 from ..patching import wrap
+from .totals import DRAFTED_AT, PREFIX, Totals
 
-PREFIX = "vllm:spec_decode_efficientrollout_"
-"""NeMo-RL collects what has `spec_decode` in its name."""
+LABELS = ("model_name", "engine")
+"""vLLM's own."""
 EVERY = 16
 """Steps between two reports; the last step of a rollout reports too. Totals lose nothing by being sent seldom."""
-
-
-class Totals(NamedTuple):
-    """Since the engine started, if not said otherwise. Integers, for those are what is carried."""
-
-    engines: int = 1
-    behind: int = 0
-    """1 while a drafter must not draft."""
-    policy_version: int = 0
-    drafter_version: int = 0
-    requantize_microseconds: int = 0
-    """Of the last refit."""
-    decode_steps: int = 0
-    speculating_steps: int = 0
-    gate_switches: int = 0
-    gated_microseconds: int = 0
-    """Of steps for which the gate made a prediction."""
-    promised_microseconds: int = 0
-    """The same times predicted speed-up: how long plain decoding would have taken, by prediction."""
-    ideal_microseconds: int = 0
-    """The same over the speed-up of the action that promised most."""
-    break_even_millionths: int = 0
-    """Acceptance rate from which drafting one token pays for one request alone, by prediction now; 0 is unknown."""
 
 
 def attach(stats: SpecDecodingStats, totals: Totals) -> None:
@@ -56,40 +34,30 @@ def detach(stats: SpecDecodingStats) -> Totals | None:
 
 def install() -> None:
     """Publish what arrives."""
-    wrap(SpecDecodingProm, "__init__", _remember_labels)
     wrap(PrometheusStatLogger, "__init__", _add_ours)
-    wrap(SpecDecodingProm, "observe", _publish)
     wrap(SpecDecodingLogging, "observe", _skip_empty)
 
 
 class _Published:
     """Metrics of all engines of one front end."""
 
-    def __init__(self, positions: int, labels: list[str], values: dict[int, list[Any]]) -> None:
-        self._values = values
-        self._totals = [Gauge(f"{PREFIX}{name}", f"EfficientRollout: {name}.", labels) for name in Totals._fields]
+    def __init__(self, positions: int, labels: dict[int, list[Any]]) -> None:
+        self._labels = labels
+        self._totals = [Gauge(f"{PREFIX}{name}", f"EfficientRollout: {name}.", LABELS) for name in Totals._fields]
         self._drafted = [
-            Counter(f"{PREFIX}drafted_at_{position}", "Tokens drafted at this position.", labels)
+            Counter(f"{DRAFTED_AT}{position}", "Tokens drafted at this position.", LABELS)
             for position in range(1, positions + 1)
         ]
 
-    def set(self, totals: Totals, engine: int) -> None:
-        for gauge, value in zip(self._totals, totals, strict=True):
-            gauge.labels(*self._values[engine]).set(value)
-
-    def count(self, drafted: list[int], engine: int) -> None:
-        """Tokens that one step verified, by position; longer than there are positions."""
-        for counter, tokens in zip(self._drafted, drafted, strict=False):
-            counter.labels(*self._values[engine]).inc(tokens)
-
-
-def _remember_labels(original: Any) -> Any:
-    def init(prom: Any, speculative_config: Any, labelnames: Any, per_engine_labelvalues: Any, **more: Any) -> None:
-        original(prom, speculative_config, labelnames, per_engine_labelvalues, **more)
-        prom.efficientrollout = None
-        prom.efficientrollout_labels = list(labelnames), per_engine_labelvalues
-
-    return init
+    def observe(self, stats: SpecDecodingStats, engine: int) -> None:
+        """Take what `stats` carries, and count the tokens that its step verified, by position."""
+        totals = detach(stats)
+        if totals is not None:
+            for gauge, value in zip(self._totals, totals, strict=True):
+                gauge.labels(*self._labels[engine]).set(value)
+        if stats.num_drafts:  # the list is longer than there are positions
+            for counter, tokens in zip(self._drafted, stats.num_draft_tokens_per_pos, strict=False):
+                counter.labels(*self._labels[engine]).inc(tokens)
 
 
 def _add_ours(original: Any) -> Any:
@@ -100,26 +68,17 @@ def _add_ours(original: Any) -> Any:
 
         original(logger, vllm_config, *args, **kwargs)
         if is_enabled(vllm_config) and vllm_config.speculative_config is not None:
-            prom = logger.spec_decoding_prom
             positions = vllm_config.speculative_config.num_speculative_tokens
-            prom.efficientrollout = _Published(positions, *prom.efficientrollout_labels)
+            ours = _Published(positions, logger.per_engine_labelvalues)
+            theirs = logger.spec_decoding_prom.observe
+
+            def observe(stats: SpecDecodingStats, engine_idx: int = 0) -> None:
+                theirs(stats, engine_idx)
+                ours.observe(stats, engine_idx)
+
+            logger.spec_decoding_prom.observe = observe
 
     return init
-
-
-def _publish(original: Any) -> Any:
-    def observe(prom: Any, stats: SpecDecodingStats, engine_idx: int = 0) -> None:
-        original(prom, stats, engine_idx)
-        ours = prom.efficientrollout
-        if ours is None:
-            return
-        totals = detach(stats)
-        if totals is not None:
-            ours.set(totals, engine_idx)
-        if stats.num_drafts:
-            ours.count(stats.num_draft_tokens_per_pos, engine_idx)
-
-    return observe
 
 
 def _skip_empty(original: Any) -> Any:

@@ -14,9 +14,10 @@ from ..gate import AutoGate, Gate, Load, Step, make_gate
 from ..gate.evidence import Evidence
 from . import workers
 from .ledger import Ledger
-from .metrics import EVERY, Totals, attach
+from .metrics import EVERY, attach
 from .plugin import require_active
 from .seeding import Seed, find_seed
+from .totals import Totals
 from .workers import Drafters
 
 

@@ -39,7 +39,7 @@ class Gate(Protocol):
         ...
 
 
-class _Thoughtless:
+class Thoughtless:
     """What gates without judgement have in common."""
 
     learns = False
@@ -56,7 +56,7 @@ class _Thoughtless:
         return None
 
 
-class FixedGate(_Thoughtless):
+class FixedGate(Thoughtless):
     """Always the same γ; 0 is plain decoding."""
 
     def __init__(self, draft_length: int) -> None:
@@ -66,7 +66,7 @@ class FixedGate(_Thoughtless):
         return self._draft_length
 
 
-class RandomGate(_Thoughtless):
+class RandomGate(Thoughtless):
     """γ uniform over 0…γ_max at every step: exercises every change of length, for tests."""
 
     def __init__(self, max_draft_length: int, seed: int) -> None:

@@ -18,7 +18,8 @@ from torch import Tensor, dtype
 from ..drafter.formats import format_named
 from ..drafter.megatron import DrafterStream
 from ..errors import SettingsError, UnsupportedError
-from .trainer import BLOCK, CURE, WORKER, expect_parameters, sender_settings
+from .expected import expect_parameters
+from .trainer import BLOCK, CURE, WORKER, sender_settings
 
 HEAD = "lm_head.weight"
 EMBEDDING = "model.embed_tokens.weight"
@@ -42,8 +43,8 @@ class MegatronPolicyWorkerImpl(stock.MegatronPolicyWorkerImpl):
             )
         self._drafter_settings = settings.drafter
         theirs = stock.MegatronPolicyWorkerImpl
-        expect_parameters(theirs, "prepare_refit_info")  # a wrapper, whose own parameters say nothing
-        expect_parameters(theirs, "_iter_params_with_optional_kv_scales", "kv_scales conversion_tasks")
+        expect_parameters(theirs, "prepare_refit_info", "", CURE)  # a wrapper, whose own parameters say nothing
+        expect_parameters(theirs, "_iter_params_with_optional_kv_scales", "kv_scales conversion_tasks", CURE)
         super().__init__(config, *args, **kwargs)
 
     def prepare_refit_info(self) -> RefitInfo:

@@ -8,9 +8,10 @@ NeMo-RL's workers report every vLLM metric with `spec_decode` in its name, and N
 from collections.abc import Mapping
 from typing import Any
 
+from ..engine.totals import DRAFTED_AT, PREFIX, Totals
+
 Counters = Mapping[Any, float]
 """By name; by (name, position from 1) where a metric has positions."""
-PREFIX = "vllm:spec_decode_efficientrollout_"
 ACCEPTED = "vllm:spec_decode_num_accepted_tokens_per_pos"
 ROOM = "efficientrollout/"
 REQUANTIZE = "refit/requantize_s"
@@ -35,32 +36,33 @@ def step_metrics(start: Counters, end: Counters) -> dict[str, float]:
     What nothing is known of is left out. Empty where no engine has a drafter of this package.
     """
 
-    def now(name: str) -> float:
-        return end.get(PREFIX + name, 0.0)
-
-    def since(name: str) -> float:
-        return max(now(name) - start.get(PREFIX + name, 0.0), 0.0)
-
-    engines = now("engines")
-    if not engines:
+    before, now = _totals(start), _totals(end)
+    if not now.engines:
         return {}
+    # An engine that was started anew counts from 0.
+    since = Totals(*(max(late - early, 0) for early, late in zip(before, now, strict=True)))
     found = {
-        "drafter_version_lag": max(now("policy_version") - now("drafter_version"), 0.0) / engines,
-        "engines_behind": now("behind"),
-        "gate_switches": since("gate_switches") / engines,
+        "drafter_version_lag": max(now.policy_version - now.drafter_version, 0) / now.engines,
+        "engines_behind": float(now.behind),
+        "gate_switches": since.gate_switches / now.engines,
     }
-    if since("decode_steps"):
-        found["speculating_fraction"] = since("speculating_steps") / since("decode_steps")
-    if since("gated_microseconds"):
-        found["predicted_speedup"] = since("promised_microseconds") / since("gated_microseconds")
-    if since("ideal_microseconds"):
-        found["regret_estimate"] = since("promised_microseconds") / since("ideal_microseconds") - 1.0
-    if now("break_even_millionths"):
-        found["break_even"] = 1e-6 * now("break_even_millionths") / engines
+    if since.decode_steps:
+        found["speculating_fraction"] = since.speculating_steps / since.decode_steps
+    if since.gated_microseconds:
+        found["predicted_speedup"] = since.promised_microseconds / since.gated_microseconds
+    if since.ideal_microseconds:
+        found["regret_estimate"] = since.promised_microseconds / since.ideal_microseconds - 1.0
+    if now.break_even_millionths:
+        found["break_even"] = 1e-6 * now.break_even_millionths / now.engines
     found |= _by_position(start, end)
     return {ROOM + name: value for name, value in found.items()} | {
-        REQUANTIZE: 1e-6 * now("requantize_microseconds") / engines
+        REQUANTIZE: 1e-6 * now.requantize_microseconds / now.engines
     }
+
+
+def _totals(counters: Counters) -> Totals:
+    """Ours among them, added up over engines."""
+    return Totals(*(int(counters.get(PREFIX + name, 0)) for name in Totals._fields))
 
 
 def _by_position(start: Counters, end: Counters) -> dict[str, float]:
@@ -69,9 +71,9 @@ def _by_position(start: Counters, end: Counters) -> dict[str, float]:
 
     found: dict[str, float] = {}
     drafted: list[float] = []
-    while f"{PREFIX}drafted_at_{len(drafted) + 1}" in end:
+    while f"{DRAFTED_AT}{len(drafted) + 1}" in end:
         position = len(drafted) + 1
-        drafted.append(since(f"{PREFIX}drafted_at_{position}"))
+        drafted.append(since(f"{DRAFTED_AT}{position}"))
         if drafted[-1]:
             found[f"acceptance_by_position/{position}"] = since((ACCEPTED, position)) / drafted[-1]
     if drafted and drafted[0]:

@@ -5,7 +5,6 @@ counts on; where NeMo-RL has something else there, nothing is patched and the la
 """
 
 import importlib
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from ..config import KEY
 from ..errors import UnsupportedError
 from ..patching import is_wrapped, wrap
 from .alarm import Alarm
+from .expected import expect_parameters
 from .metrics import REQUANTIZE, ROOM, step_metrics
 from .trainer import register_policy_worker
 from .translation import find_generation
@@ -24,8 +24,8 @@ class Patch(NamedTuple):
     module: str
     name: str
     """In the module, dotted for a method."""
-    arguments: tuple[str, ...]
-    """Which it must have, among others."""
+    parameters: str
+    """Which it must have, among others; separated by spaces."""
     make: Callable[[Any], Any]
 
 
@@ -51,19 +51,13 @@ def _find(patch: Patch) -> tuple[Any, str]:
         *path, name = patch.name.split(".")
         for part in path:
             owner = getattr(owner, part)
-        known = inspect.signature(getattr(owner, name)).parameters
-    except (ImportError, AttributeError, TypeError) as error:
-        raise UnsupportedError(f"this NeMo-RL has no {patch.module}.{patch.name} ({error}){_ADVICE}") from None
-    missing = [argument for argument in patch.arguments if argument not in known]
-    if missing:
-        raise UnsupportedError(f"{patch.module}.{patch.name} of this NeMo-RL takes no '{missing[0]}'{_ADVICE}")
+    except (ImportError, AttributeError) as error:
+        raise UnsupportedError(f"this NeMo-RL has no {patch.module}.{patch.name} ({error}); {_CURE}") from None
+    expect_parameters(owner, name, patch.parameters, _CURE)
     return owner, name
 
 
-_ADVICE = (
-    ": it is another version than this package knows; use `efficientrollout run … --print-overrides` with NeMo-RL's own"
-    " script, which needs no patch"
-)
+_CURE = "use `efficientrollout run … --print-overrides` with NeMo-RL's own script, which needs no patch"
 
 
 def _with_our_metrics(original: Any) -> Any:
@@ -112,14 +106,14 @@ PATCHES = (
     Patch(
         "nemo_rl.models.generation.vllm.vllm_generation",
         "compute_spec_decode_metrics",
-        ("start_counters", "end_counters"),
+        "start_counters end_counters",
         _with_our_metrics,
     ),
-    Patch("nemo_rl.utils.logger", "Logger.log_metrics", ("metrics", "step", "prefix"), _with_alarm),
+    Patch("nemo_rl.utils.logger", "Logger.log_metrics", "metrics step prefix", _with_alarm),
     Patch(
         "nemo_rl.models.generation",
         "configure_generation_config",
-        ("config", "is_eval", "has_refit_draft_weights"),
+        "config is_eval has_refit_draft_weights",
         _without_reading_a_checkpoint,
     ),
 )

@@ -6,13 +6,13 @@ own (https://github.com/NVIDIA-NeMo/RL, nemo_rl/models/policy/lm_policy.py and n
 
 # pyright: reportMissingImports=false
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..config import KEY, Settings, read_settings
 from ..errors import SettingsError, UnsupportedError
 from ..patching import is_wrapped, wrap
+from .expected import expect_parameters
 
 STOCK_WORKER = "nemo_rl.models.policy.workers.megatron_policy_worker.MegatronPolicyWorker"
 WORKER = "nemo_rl_efficientrollout.nemo_rl.megatron_policy_worker.MegatronPolicyWorker"
@@ -66,26 +66,12 @@ def register_policy_worker() -> None:
     from nemo_rl.models.policy import lm_policy
     from nemo_rl.utils import venvs
 
-    expect_parameters(lm_policy, "resolve_policy_worker_cls", "default_cls config")
-    expect_parameters(venvs, "make_actor_runtime_env", "actor_class_fqn")
+    expect_parameters(lm_policy, "resolve_policy_worker_cls", "default_cls config", CURE)
+    expect_parameters(venvs, "make_actor_runtime_env", "actor_class_fqn", CURE)
     if STOCK_WORKER not in getattr(registry, "ACTOR_ENVIRONMENT_REGISTRY", {}):
         raise UnsupportedError(f"this NeMo-RL has no environment for '{STOCK_WORKER}': {CURE}")
     if not is_wrapped(lm_policy, "resolve_policy_worker_cls"):
         wrap(lm_policy, "resolve_policy_worker_cls", _choosing_ours)
-
-
-def expect_parameters(owner: Any, name: str, parameters: str = "") -> None:
-    """Raises UnsupportedError unless `owner.name` is a function that takes these `parameters`."""
-    function = getattr(owner, name, None)
-    problem = "" if callable(function) else "does not exist"
-    if callable(function):
-        missing = [word for word in parameters.split() if word not in inspect.signature(function).parameters]
-        problem = f"does not take {', '.join(missing)}" if missing else ""
-    if problem:
-        raise UnsupportedError(
-            f"'{owner.__name__}.{name}' of this NeMo-RL {problem}: it is not the release that this package was proven"
-            f" on; {CURE}"
-        )
 
 
 def _choosing_ours(original: Callable[..., str]) -> Callable[..., str]:

@@ -6,7 +6,7 @@ accepted is drawn; tokens are whole numbers; what a request does not want of its
 
 import numpy as np
 
-from ..gate.gates import Gate
+from ..gate.gates import Gate, Thoughtless
 from ..gate.step import Load, Step
 from ..gate.terms import Vector
 from .acceptance import AcceptanceCurve
@@ -17,12 +17,8 @@ from .rollout import Recorder, Rollout
 from .workload import Counts, Workload
 
 
-class PolicyGate:
+class PolicyGate(Thoughtless):
     """A policy in the place of a gate, asked step by step."""
-
-    learns = False
-    switches = 0
-    prediction = None
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
@@ -32,15 +28,6 @@ class PolicyGate:
         lengths = self._policy.plan(batch, context)
         self._policy.ran(batch, context, lengths)
         return int(lengths[0])
-
-    def observe(self, step: Step) -> None:
-        return
-
-    def refit(self) -> None:
-        return
-
-    def break_even(self) -> float | None:
-        return None
 
 
 class Engine:

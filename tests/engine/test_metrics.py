@@ -12,7 +12,8 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.metrics.reader import get_metrics_snapshot
 
 from nemo_rl_efficientrollout import engine_kwargs
-from nemo_rl_efficientrollout.nemo_rl.metrics import PREFIX, step_metrics
+from nemo_rl_efficientrollout.engine.totals import PREFIX
+from nemo_rl_efficientrollout.nemo_rl.metrics import step_metrics
 from tests.engines import MIB, difference, generate, prompts, set_gate, start, stats, worker_state
 from tests.models import VOCABULARY, save_tiny_model, weights_of
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from nemo_rl_efficientrollout.api import engine_kwargs
+from nemo_rl_efficientrollout.config import read_settings
+from nemo_rl_efficientrollout.nemo_rl.translation import with_arguments
 
 PAD = 0
 CONTEXT = 256
@@ -14,7 +15,7 @@ NEW_TOKENS = 24
 
 def vllm_kwargs(model: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """What `policy.generation.vllm_kwargs` must hold to turn this package on."""
-    return engine_kwargs(model, settings)
+    return with_arguments({}, str(model), read_settings(settings))
 
 
 def generation_config(

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from nemo_rl_efficientrollout.engine.totals import PREFIX
 from nemo_rl_efficientrollout.nemo_rl import patches
 from nemo_rl_efficientrollout.nemo_rl.alarm import PATIENCE
-from nemo_rl_efficientrollout.nemo_rl.metrics import ACCEPTED, PREFIX
+from nemo_rl_efficientrollout.nemo_rl.metrics import ACCEPTED
 from tests.nemo_rl.source import require
 
 require("nemo_rl.utils.logger", "nemo_rl.models.generation.vllm.vllm_generation", "wandb")

@@ -2,8 +2,9 @@
 
 import pytest
 
+from nemo_rl_efficientrollout.engine.totals import PREFIX
 from nemo_rl_efficientrollout.nemo_rl.alarm import PATIENCE, Alarm
-from nemo_rl_efficientrollout.nemo_rl.metrics import ACCEPTED, PREFIX, step_metrics
+from nemo_rl_efficientrollout.nemo_rl.metrics import ACCEPTED, step_metrics
 
 
 def counters(**values: float) -> dict:
