@@ -1,4 +1,4 @@
-"""Arrows between rooms run one way (see the architecture section of the README)."""
+"""Arrows between rooms run one way (see docs/architecture.md)."""
 
 import ast
 import subprocess
