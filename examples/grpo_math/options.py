@@ -52,7 +52,12 @@ class Options:
             raise UserError(f"--dtype is '{self.dtype}': give one of {', '.join(DTYPES)}")
         if self.lr is not None and not 0 < self.lr < 1:
             raise UserError(f"--lr is {self.lr}: give a number between 0 and 1")
-        if Path(self.name).name != self.name or self.name.startswith(".") or not self.name.isprintable():
+        if (
+            not self.name
+            or Path(self.name).name != self.name
+            or self.name.startswith(".")
+            or not self.name.isprintable()
+        ):
             raise UserError(f"--name is '{self.name}': give one folder name without slashes")
         if self.prompt is not None and "{problem}" not in self.prompt:
             raise UserError("--prompt has no '{problem}' in it: that is where the problem's text goes")

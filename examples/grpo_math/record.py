@@ -80,7 +80,12 @@ class Record:
         self._facts = facts
         with writing(run_dir):
             run_dir.mkdir(parents=True, exist_ok=True)
-            for stale in ("report.json", "report.html", "steps.jsonl", "problems.jsonl"):  # of an earlier run, or a link
+            for stale in (
+                "report.json",
+                "report.html",
+                "steps.jsonl",
+                "problems.jsonl",
+            ):  # of an earlier run, or a link
                 (run_dir / stale).unlink(missing_ok=True)
             (run_dir / "steps.jsonl").write_text("")
 

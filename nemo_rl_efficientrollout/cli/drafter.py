@@ -89,7 +89,9 @@ def _show(name: str, tensor_parallel: int, policy: dict[str, int], found: dict[s
     console.print("·: shared with the policy", markup=False)
     for own_name, own in found.items():
         for refusal in own.refusals:
-            console.print(f"{own_name}: {refusal.layer} is shared, because {refusal.reason}", soft_wrap=True, markup=False)
+            console.print(
+                f"{own_name}: {refusal.layer} is shared, because {refusal.reason}", soft_wrap=True, markup=False
+            )
 
 
 def _mib(size_in_bytes: int) -> str:

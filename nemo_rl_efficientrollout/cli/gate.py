@@ -162,7 +162,9 @@ def decide(
 
 def _draft_lengths(text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
-    wrong = next((part for part in parts if not part.isdecimal() or len(part) > 9 or int(part) > MAX_DRAFT_LENGTH), None)
+    wrong = next(
+        (part for part in parts if not part.isdecimal() or len(part) > 9 or int(part) > MAX_DRAFT_LENGTH), None
+    )
     if wrong is not None:
         raise UserError(f"--draft-lengths: '{wrong}' is not a γ from 0 to {MAX_DRAFT_LENGTH}; give such as 0,3,7")
     return tuple(sorted({0, *map(int, parts)}))

@@ -64,11 +64,12 @@ def _job(config: Mapping[str, Any], with_settings: bool = True) -> Job:
     vllm = _block(generation, "vllm_cfg")
     model = _block(config, "policy").get("model_name")
     folders = (_block(config, "logger").get("log_dir"), _block(config, "checkpointing").get("checkpoint_dir"))
+    usual = Job()
     return Job(
         settings=read_settings(generation.get(KEY)) if with_settings else Settings(),
         model=Path(model) if isinstance(model, str) and os.path.isdir(model) else None,
-        tensor_parallel=_number(vllm, "tensor_parallel_size", Job.tensor_parallel, 10**4),
-        gpu_memory_utilization=_number(vllm, "gpu_memory_utilization", Job.gpu_memory_utilization, 1.0),
+        tensor_parallel=_number(vllm, "tensor_parallel_size", usual.tensor_parallel, 10**4),
+        gpu_memory_utilization=_number(vllm, "gpu_memory_utilization", usual.gpu_memory_utilization, 1.0),
         async_engine=bool(vllm.get("async_engine", False)),
         enforce_eager=bool(vllm.get("enforce_eager", False)),
         folders=tuple(Path(folder) for folder in folders if isinstance(folder, str)),
@@ -85,6 +86,6 @@ def _block(config: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
 
 def _number(block: Mapping[str, Any], key: str, default: Any, most: float) -> Any:
     """A number of the default's type above 0; the default where there is none, which is not the doctor's to judge."""
-    value = block.get(key)
+    value: Any = block.get(key)
     kinds = (int, float) if isinstance(default, float) else (int,)
     return value if type(value) in kinds and 0 < value <= most else default

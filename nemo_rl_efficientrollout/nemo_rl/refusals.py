@@ -119,8 +119,7 @@ _REASONS: tuple[tuple[Callable[[View], bool], str], ...] = (
     ),
     (
         _has_a_foreign_worker,
-        ".vllm_kwargs.worker_cls is {view.worker}, of which it is not known that it can have a drafter:"
-        " remove it",
+        ".vllm_kwargs.worker_cls is {view.worker}, of which it is not known that it can have a drafter: remove it",
     ),
     (
         lambda view: bool(view.generation.get("quant_cfg")) or bool(view.generation.get("real_quant")),

@@ -47,7 +47,7 @@ class _Watch:
         text = os.fsdecode(path)
         inside = os.path.realpath(text)
         assert self.folder is not None
-        if inside.startswith(self.folder + os.sep) or text == os.devnull or _is_cache(text):
+        if inside == self.folder or inside.startswith(self.folder + os.sep) or text == os.devnull or _is_cache(text):
             return
         self._refuse(f"{event} {text!r:.200}")
 

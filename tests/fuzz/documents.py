@@ -132,7 +132,9 @@ def calibration() -> dict[str, Any]:
     """A calibration with a diagonal covariance."""
     names = Terms().names
     found = Calibration(
-        provenance=Provenance(host="h", gpu="g", source="s", rows=(RowUsed(point="1,256,0,target_decode", weight=1.0),)),
+        provenance=Provenance(
+            host="h", gpu="g", source="s", rows=(RowUsed(point="1,256,0,target_decode", weight=1.0),)
+        ),
         padding=Padding(captured_rows=(1, 2, 4, 8)),
         drafters=("self",),
         noise_relative=0.02,

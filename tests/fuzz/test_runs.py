@@ -58,14 +58,16 @@ def test_the_jobs_own_runs(proof: Proof, tmp_path: Path) -> None:
     with counted("steps.jsonl and report.json, compared", tmp_path, proof) as tally:
 
         @profile(proof, full=4_000, quick=30)
-        @given(file_of(STEPS, as_lines), st.one_of(st.just(json.dumps(REPORT).encode()), file_of(REPORT)), st.booleans())
+        @given(
+            file_of(STEPS, as_lines), st.one_of(st.just(json.dumps(REPORT).encode()), file_of(REPORT)), st.booleans()
+        )
         def run(steps: bytes, report: bytes, swapped: bool) -> None:
             (left / "steps.jsonl").write_bytes(steps)
             (left / "report.json").write_bytes(report)
 
             def read() -> None:
                 runs = read_run(str(left)), plain
-                hold_against(*(reversed(runs) if swapped else runs), tmp_path / "out.html")
+                hold_against(runs[swapped], runs[not swapped], tmp_path / "out.html")
 
             tally.judge(read)
 
@@ -102,7 +104,9 @@ def test_tensorboard_runs(proof: Proof, tmp_path: Path) -> None:
     with counted("TensorBoard events", tmp_path, proof) as tally:
 
         @profile(proof, full=3_000, quick=30)
-        @given(st.lists(st.tuples(st.integers(0, len(good) - 1), st.binary(max_size=12)), max_size=3), st.integers(0, 3))
+        @given(
+            st.lists(st.tuples(st.integers(0, len(good) - 1), st.binary(max_size=12)), max_size=3), st.integers(0, 3)
+        )
         def run(changes: list[tuple[int, bytes]], cut: int) -> None:
             data = bytearray(good)
             for at, new in changes:

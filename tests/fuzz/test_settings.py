@@ -31,7 +31,22 @@ KEYS = [
     *("gate.mode", "gate.draft_length", "gate.seed", "gate.calibration", "gate", "drafter.format.x", "gte.mode", ""),
     *("a." * 3000, ".", "gate.", ".gate", "gate..mode", "drafter", "__class__", "gate.seed" + ".a" * 3000),
 ]
-VALUES = ["int8", "off", "fixed", "3", "true", "null", "{}", '{"a": 1}', "[1]", "NaN", "1e999", "[" * 5000, "9" * 5000, "="]
+VALUES = [
+    "int8",
+    "off",
+    "fixed",
+    "3",
+    "true",
+    "null",
+    "{}",
+    '{"a": 1}',
+    "[1]",
+    "NaN",
+    "1e999",
+    "[" * 5000,
+    "9" * 5000,
+    "=",
+]
 pairs = st.one_of(
     st.builds("{}={}".format, choice(KEYS), st.one_of(choice(VALUES), words, scalars.map(str))),
     words,
@@ -62,7 +77,12 @@ def test_omegaconf(proof: Proof, tmp_path: Path) -> None:
         def run(source: Any) -> None:
             try:
                 node = OmegaConf.create(source)
-            except (OmegaConfBaseException, ValueError, TypeError, AttributeError):  # OmegaConf's own, before it is ours
+            except (
+                OmegaConfBaseException,
+                ValueError,
+                TypeError,
+                AttributeError,
+            ):  # OmegaConf's own, before it is ours
                 return
             tally.judge(lambda: read_settings(node))
 
@@ -131,7 +151,11 @@ def nemo_rl(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     package = ModuleType("nemo_rl")
     package.__path__ = []
     package.__spec__ = ModuleSpec("nemo_rl", None, is_package=True)
-    for name, value in {"nemo_rl": package, "nemo_rl.utils": ModuleType("nemo_rl.utils"), module.__name__: module}.items():
+    for name, value in {
+        "nemo_rl": package,
+        "nemo_rl.utils": ModuleType("nemo_rl.utils"),
+        module.__name__: module,
+    }.items():
         monkeypatch.setitem(sys.modules, name, value)
     (tmp_path / "examples" / "configs").mkdir(parents=True)
     monkeypatch.setenv(launcher.DIRECTORY_VARIABLE, str(tmp_path))

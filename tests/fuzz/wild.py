@@ -1,4 +1,4 @@
-"""Inputs: documents that are right but for a few places, values of every kind, and bytes that are no document at all."""
+"""Inputs: documents that are right but for a few places, values of every kind, bytes that are none."""
 
 import copy
 import json
@@ -11,9 +11,58 @@ from hypothesis import strategies as st
 from tests.proof import Proof
 
 WORDS = (
-    *("", " ", "\x00", "\n", "a\nb", "\r", "\x1b[31m", "\ud800", "\u2028", "é", "γ", "名", "\U0001f600", "'", '"', "\\"),
-    *("..", "../../x", "/", "//", "~", "-", "--", "=", "a=b", ".", "a..b", ",", "{", "}", "{0}", "{x}", "%s", "${a}", "$"),
-    *("[/red]", "[bold]", "<script>", "__class__", "{0.__class__}", "{view.config}", "null", "true", "NaN", "1e999", "0x10"),
+    *(
+        "",
+        " ",
+        "\x00",
+        "\n",
+        "a\nb",
+        "\r",
+        "\x1b[31m",
+        "\ud800",
+        "\u2028",
+        "é",
+        "γ",
+        "名",
+        "\U0001f600",
+        "'",
+        '"',
+        "\\",
+    ),
+    *(
+        "..",
+        "../../x",
+        "/",
+        "//",
+        "~",
+        "-",
+        "--",
+        "=",
+        "a=b",
+        ".",
+        "a..b",
+        ",",
+        "{",
+        "}",
+        "{0}",
+        "{x}",
+        "%s",
+        "${a}",
+        "$",
+    ),
+    *(
+        "[/red]",
+        "[bold]",
+        "<script>",
+        "__class__",
+        "{0.__class__}",
+        "{view.config}",
+        "null",
+        "true",
+        "NaN",
+        "1e999",
+        "0x10",
+    ),
     *("-1", "1_0", "１", "9" * 5000, "x" * 10_000, "[" * 3000, "os.system", "posix.system", "!!python/name:os.system"),
 )
 NUMBERS = (
@@ -116,7 +165,9 @@ def broken_text(draw: st.DrawFn, text: str) -> bytes:
         elif what == "swap":
             data = data[at:] + data[:at]
         elif what == "encode":
-            data = data.decode("utf-8", errors="replace").encode(draw(st.sampled_from(("utf-16", "utf-32", "utf-8-sig"))))
+            data = data.decode("utf-8", errors="replace").encode(
+                draw(st.sampled_from(("utf-16", "utf-32", "utf-8-sig")))
+            )
         elif what == "garbage":
             data = draw(st.binary(max_size=200))
         elif what == "bom":
@@ -144,5 +195,5 @@ def profile(proof: Proof, full: int, quick: int) -> settings:
         deadline=None,
         database=None,
         derandomize=not proof.full,
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=list(HealthCheck),  # pyright: ignore
     )
