@@ -27,7 +27,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def check_place(path: Path) -> None:
-    """Refuse a file that cannot be written for where it would lie, before there is anything to write. Raises UserError."""
+    """Refuse a file that cannot be written for where it would lie, before there is any work. Raises UserError."""
     if os.path.isdir(path):
         raise UserError(f"cannot write {path}: it is a folder; give a file in it")
     if not os.path.isdir(path.parent):
