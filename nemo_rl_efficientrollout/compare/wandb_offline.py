@@ -48,7 +48,8 @@ def _history(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def _inspect(file: Path, *options: str) -> str:
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", *options, str(file)]
+    # -P: a wandb.py of whoever made the current folder is not run. An absolute path is no option.
+    command = [sys.executable, "-P", "-m", "wandb", "leet", "inspect", "--json", *options, str(file.resolve())]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
     if done.returncode:
