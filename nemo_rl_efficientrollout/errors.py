@@ -44,7 +44,7 @@ def shown(value: Any) -> str:
     try:
         return one_line(repr(value), LONGEST_VALUE)
     except (ValueError, RecursionError):  # a number of thousands of digits, lists in lists in lists
-        return f"too large a {type(value).__name__}"
+        return f"{type(value).__name__} too large to show"
 
 
 def nearest(word: str, known: Iterable[Any]) -> str:

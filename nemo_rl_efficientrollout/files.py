@@ -16,7 +16,13 @@ MOST_DIGITS = 300
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Replace a file in one step: a reader, or a crash, sees the old content or the new one. Raises OSError."""
+    """Replace a file in one step: a reader, or a crash, sees the old content or the new one. Raises OSError.
+
+    A device or a pipe is written to, not replaced: whoever names /dev/null does not want it gone.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        path.write_bytes(data)
+        return
     # In the same folder, because a rename is atomic only within one file system.
     temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:

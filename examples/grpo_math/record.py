@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 TIMELINES_KEPT = 4
 """Steps whose decode-by-decode timeline stays in report.json: the file stays small in long runs."""
+FILES = ("report.json", "report.html", "steps.jsonl", "problems.jsonl")
+"""Of an earlier run with the same name; or links, which are not followed."""
 
 
 @dataclass
@@ -80,12 +82,7 @@ class Record:
         self._facts = facts
         with writing(run_dir):
             run_dir.mkdir(parents=True, exist_ok=True)
-            for stale in (
-                "report.json",
-                "report.html",
-                "steps.jsonl",
-                "problems.jsonl",
-            ):  # of an earlier run, or a link
+            for stale in FILES:
                 (run_dir / stale).unlink(missing_ok=True)
             (run_dir / "steps.jsonl").write_text("")
 

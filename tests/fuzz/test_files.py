@@ -27,10 +27,11 @@ from tests.proof import Proof
 
 from .documents import CONSTANTS, EXPERTS, GRID, MODEL, PROBLEMS, SWEEP, as_csv, as_lines, calibration
 from .oracle import counted
-from .wild import file_of, profile, scalars, words
+from .wild import choice, damaged, file_of, profile, scalars, seeds, words
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 CALIBRATION = calibration()
+LENGTHS = st.one_of(st.just("0,3,7"), st.sampled_from(("3", "32", "33", "")), choice(["9" * 5000]), words)
 
 
 def test_calibrations(proof: Proof, tmp_path: Path) -> None:
@@ -38,16 +39,16 @@ def test_calibrations(proof: Proof, tmp_path: Path) -> None:
     with counted("calibration JSON", tmp_path, proof) as tally:
 
         @profile(proof, full=9_000, quick=150)
-        @given(file_of(CALIBRATION))
-        def run(data: bytes) -> None:
-            file.write_bytes(data)
-
+        @given(file_of(CALIBRATION), seeds)
+        def run(data: bytes, seed: int) -> None:
             def read() -> None:
                 found = load(file)
                 found.cost_model().seconds("plain", 3, 100.0, 0)
                 save(found, again)
 
-            tally.judge(read)
+            for content in damaged(data, seed):
+                file.write_bytes(content)
+                tally.judge(read)
 
         run()
 
@@ -57,10 +58,11 @@ def test_model_constants(proof: Proof, tmp_path: Path) -> None:
     with counted("model constants JSON", tmp_path, proof) as tally:
 
         @profile(proof, full=9_000, quick=200)
-        @given(file_of(CONSTANTS))
-        def run(data: bytes) -> None:
-            file.write_bytes(data)
-            tally.judge(lambda: read_model_constants(file).draft_ratio(True))
+        @given(file_of(CONSTANTS), seeds)
+        def run(data: bytes, seed: int) -> None:
+            for content in damaged(data, seed):
+                file.write_bytes(content)
+                tally.judge(lambda: read_model_constants(file).draft_ratio(True))
 
         run()
 
@@ -70,15 +72,15 @@ def test_sweeps(proof: Proof, tmp_path: Path) -> None:
     with counted("sweep CSV", tmp_path, proof) as tally:
 
         @profile(proof, full=9_000, quick=200)
-        @given(file_of(SWEEP, as_csv))
-        def run(data: bytes) -> None:
-            file.write_bytes(data)
-
+        @given(file_of(SWEEP, as_csv), seeds)
+        def run(data: bytes, seed: int) -> None:
             def read() -> None:
                 read_sweep(file)
                 model_name(file)
 
-            tally.judge(read)
+            for content in damaged(data, seed):
+                file.write_bytes(content)
+                tally.judge(read)
 
         run()
 
@@ -89,11 +91,12 @@ def test_grids(proof: Proof, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with counted("grid on stdin", tmp_path, proof) as tally:
 
         @profile(proof, full=5_000, quick=100)
-        @given(file_of(GRID, as_csv), st.one_of(st.sampled_from(("0,3,7", "3", "32", "33", "", "9" * 5000)), words))
-        def run(data: bytes, lengths: str) -> None:
-            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
-            monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
-            tally.judge(lambda: decide(file, lengths))
+        @given(file_of(GRID, as_csv), seeds, LENGTHS)
+        def run(data: bytes, seed: int, lengths: str) -> None:
+            for content in damaged(data, seed):
+                monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
+                monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
+                tally.judge(lambda: decide(file, lengths))
 
         run()
 
@@ -103,19 +106,19 @@ def test_model_configs(proof: Proof, tmp_path: Path) -> None:
     with counted("a model's config.json", tmp_path, proof) as tally:
 
         @profile(proof, full=8_000, quick=200)
-        @given(st.one_of(file_of(MODEL), file_of(EXPERTS)), st.sampled_from((1, 2, 7, 10**9)))
-        def run(data: bytes, tensor_parallel: int) -> None:
-            file.write_bytes(data)
-
+        @given(st.one_of(file_of(MODEL), file_of(EXPERTS)), seeds, st.sampled_from((1, 2, 7, 10**9)))
+        def run(data: bytes, seed: int, tensor_parallel: int) -> None:
             def read() -> None:
                 shape = model_shape(read_json(file, "give one"), tensor_parallel)
                 policy_size(shape)
                 for form in FORMATS.values():
                     assert drafter_size(shape, form).total >= 0
 
-            tally.judge(read)
-            tally.judge(lambda: layer_shapes(read_json(file, "give one"), tensor_parallel))
-            tally.judge(lambda: check_model_directory(tmp_path))
+            for content in damaged(data, seed):
+                file.write_bytes(content)
+                tally.judge(read)
+                tally.judge(lambda: layer_shapes(read_json(file, "give one"), tensor_parallel))
+                tally.judge(lambda: check_model_directory(tmp_path))
 
         (tmp_path / "model.safetensors").touch()
         (tmp_path / "tokenizer.json").touch()
@@ -127,10 +130,11 @@ def test_problems(proof: Proof, tmp_path: Path) -> None:
     with counted("problems JSONL", tmp_path, proof) as tally:
 
         @profile(proof, full=8_000, quick=150)
-        @given(file_of(PROBLEMS, as_lines))
-        def run(data: bytes) -> None:
-            file.write_bytes(data)
-            tally.judge(lambda: read_problems(file))
+        @given(file_of(PROBLEMS, as_lines), seeds)
+        def run(data: bytes, seed: int) -> None:
+            for content in damaged(data, seed):
+                file.write_bytes(content)
+                tally.judge(lambda: read_problems(file))
 
         run()
 
