@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 TIMELINES_KEPT = 4
 """Steps whose decode-by-decode timeline stays in report.json: the file stays small in long runs."""
+FILES = ("report.json", "report.html", "steps.jsonl", "problems.jsonl")
+"""Of an earlier run with the same name; or links, which are not followed."""
 
 
 @dataclass
@@ -80,7 +82,7 @@ class Record:
         self._facts = facts
         with writing(run_dir):
             run_dir.mkdir(parents=True, exist_ok=True)
-            for stale in ("report.json", "report.html"):  # of an earlier run with this name
+            for stale in FILES:
                 (run_dir / stale).unlink(missing_ok=True)
             (run_dir / "steps.jsonl").write_text("")
 
@@ -130,7 +132,9 @@ class Record:
 
 
 def check_writable(place: Path) -> None:
-    """Make the folder if need be and write a byte there. Raises UserError."""
+    """Make the folder if need be and write a byte there. Raises UserError; a link could lead anywhere."""
+    if place.is_symlink():
+        raise UserError(f"'{place}' is a link: remove it or choose another --name; --runs-dir may be one")
     with writing(place):
         place.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=place) as file:

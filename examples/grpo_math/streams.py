@@ -23,6 +23,7 @@ def library_output_in(log: Path) -> Iterator[Terminal]:
     sys.stdout.flush()
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
+    log.unlink(missing_ok=True)  # it could be a link
     with log.open("wb") as file, os.fdopen(saved[0], "w") as out, os.fdopen(saved[1], "w") as err:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

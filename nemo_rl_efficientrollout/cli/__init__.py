@@ -1,5 +1,6 @@
 """The command `efficientrollout`."""
 
+import io
 import json
 import os
 import sys
@@ -11,7 +12,8 @@ import typer
 from .. import __version__, engine_kwargs
 from ..config import parse_overrides
 from ..engine.versions import SUPPORTED, installed_vllm
-from ..errors import UserError
+from ..errors import UserError, one_line
+from ..files import read_json
 from ..report import write_report
 from . import drafter, gate
 from .calibrate import calibrate
@@ -52,19 +54,14 @@ def report(
     run: Annotated[Path, typer.Argument(help="Folder of a run, with its report.json.")],
 ) -> None:
     """Render RUN/report.html again from RUN/report.json."""
-    source = run / "report.json"
-    try:
-        content = json.loads(source.read_text())
-    except OSError as error:
-        raise UserError(f"{source}: {error.strerror}; expected the folder of a finished run") from None
-    except ValueError as error:
-        raise UserError(f"{source} is not valid JSON ({error}); run the job again") from None
-    write_report(content, run / "report.html")
+    write_report(read_json(run / "report.json", "give the folder of a finished run"), run / "report.html")
     typer.echo(str(run / "report.html"))
 
 
 def main() -> None:
     """Run the command; bad input is one line on stderr and exit code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # half a surrogate pair, or a terminal without γ, costs no result
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = app(standalone_mode=False)
     except UserError as error:
@@ -72,9 +69,12 @@ def main() -> None:
         code = error.exit_code
     except Mistake as error:
         if error.format_message():  # none where a group without a command was answered with its help
-            typer.echo(f"efficientrollout: {error.format_message()}", err=True)
+            typer.echo(f"efficientrollout: {one_line(error.format_message())}", err=True)
         code = error.exit_code
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+    except OSError as error:  # what no command expects: a full disk, a name too long for it
+        typer.echo(f"efficientrollout: {one_line(str(error))}", err=True)
+        code = UserError.exit_code
     sys.exit(code)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..errors import UserError
+from ..errors import UserError, shown
 from ..files import read_json
 from .prior import Prior
 
@@ -117,7 +117,7 @@ def read_model_constants(path: Path) -> ModelConstants:
             raise UserError(f"{path} has no key '{key}'; add it") from None
         if first["type"] == "value_error":
             raise UserError(f"{path}: {first.get('ctx', {})['error']}; correct the file") from None
-        raise UserError(f"{path}: {key} is {first['input']!r}, {_lower(first['msg'])}; correct the file") from None
+        raise UserError(f"{path}: {key} is {shown(first['input'])}, {_lower(first['msg'])}; correct the file") from None
 
 
 def sharpened(priors: Sequence[Prior], constants: ModelConstants, lm_head: bool = False) -> list[Prior]:
