@@ -19,13 +19,25 @@ def write_whole(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def append_whole(path: Path, data: bytes) -> None:
+    """Add to the end of a file, all of `data` or nothing: a full disk would take a part. Raises OSError."""
+    with path.open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            while data:
+                data = data[file.write(data) :]
+        except BaseException:
+            file.truncate(before)
+            raise
+
+
 def read_json(path: Path, advice: str) -> dict[str, Any]:
     """The JSON object in a file. Raises UserError: one line that ends with `advice`."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; {advice}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}); {advice}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no JSON object; {advice}")

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from .record import writing
+
 
 @dataclass(frozen=True)
 class Terminal:
@@ -32,7 +34,10 @@ def library_output_in(log: Path) -> Iterator[Terminal]:
             error.add_note(f"What the libraries printed is in {log}")
             raise
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os.dup2(saved[0], 1)
-            os.dup2(saved[1], 2)
+            try:
+                with writing(log):
+                    sys.stdout.flush()
+                    sys.stderr.flush()
+            finally:
+                os.dup2(saved[0], 1)
+                os.dup2(saved[1], 2)

@@ -67,6 +67,7 @@ def efficientrollout_draft_by_policy(worker: Any, policy: bool) -> None:
 
 def efficientrollout_decode_plainly(worker: Any, reason: str) -> None:
     """Give the drafter up for good. Raises UnsupportedError if the settings are strict."""
+    worker.model_runner.draft_by_policy(True)  # the runner must not hold what the state lets go
     state_of(worker).decode_plainly(reason)
 
 

@@ -236,17 +236,18 @@ class AutoGate:
         if not (step.decode_only and _sound(step.load) and 0.0 < step.seconds < _LONGEST_STEP):
             return
         plain = not step.verified and not step.asked
-        self.probing.earn(step.load, step.seconds, plain)
+        seconds = 0.0
         if self.tracker is not None:
-            self.tracker.observe((step.verified, step.asked), self._terms_of(step), step.seconds)
+            seconds = self.tracker.observe((step.verified, step.asked), self._terms_of(step), step.seconds)
         elif plain:
             self._learn_baseline(step)
+        self.probing.earn(step.load, seconds, plain)  # what is believed: a step that hung for an hour pays for no probe
 
     def _learn_baseline(self, step: Step) -> None:
-        self.probing.lend(step.seconds)
         self._baseline.append(step.seconds)
         if len(self._baseline) < BASELINE_STEPS:
             return
+        self.probing.lend(median(self._baseline))
         terms = Terms(tuple(self.acceptance), self._padding)
         prior = self._prior.scaled(terms, *step.load, median(self._baseline))
         self.tracker = Tracker(CostModel(terms, prior.mean(terms), prior.covariance(terms), 0.05))
