@@ -49,14 +49,11 @@ class Tracker:
         """What is believed now."""
         return CostModel(self.terms, self.mean.copy(), self.covariance.copy(), self.noise)
 
-    def observe(self, key: Hashable, x: Vector, seconds: float) -> float:
-        """Learn that a step of kind `key` with terms `x` took `seconds`; times that are no times are ignored.
-
-        Returns: the seconds that are believed: an odd step is taken for one as expected.
-        """
+    def observe(self, key: Hashable, x: Vector, seconds: float) -> None:
+        """Learn that a step of kind `key` with terms `x` took `seconds`; times that are no times are ignored."""
         expected = float(x @ self.mean)
         if not (0.0 < seconds < math.inf and expected > 0.0):
-            return 0.0
+            return
         reach = self.covariance @ x
         spread, own = float(x @ reach), (self.noise * expected) ** 2
         error = seconds - expected
@@ -65,7 +62,7 @@ class Tracker:
         last = self._odd.pop(key, 0.0)
         if odd and (z * last <= 0.0 or abs(last) < 0.5 * abs(z)):
             self._remember_odd(key, z)
-            return expected
+            return
         self._steps += 1
         weight = 1.0 if odd else min(1.0, (_TAILS + 1.0) / (_TAILS + z * z))
         gain = reach / (spread + own / weight)
@@ -84,7 +81,6 @@ class Tracker:
             self._widen(RESTART, own=RESTART)
         elif self._steps % DRIFT_EVERY == 0:
             self._widen(DRIFT, own=0.0)
-        return seconds
 
     def _remember_odd(self, key: Hashable, z: float) -> None:
         if len(self._odd) >= _MOST_ODD:
