@@ -36,8 +36,6 @@ DOUBT = 0.5
 """Standard deviations of a gain that it must exceed besides."""
 LOOK_EVERY = 4
 """Steps between two looks around for something to probe."""
-PATIENCE = 10.0
-"""Times its expected length up to which a step earns credit for probes: one that hung for an hour pays for none."""
 BASELINE_STEPS = 3
 _MOST_REQUESTS, _LONGEST_CONTEXT, _LONGEST_STEP = 10**6, 1e8, 1e4
 _CACHED_LOADS = 256
@@ -238,14 +236,11 @@ class AutoGate:
         if not (step.decode_only and _sound(step.load) and 0.0 < step.seconds < _LONGEST_STEP):
             return
         plain = not step.verified and not step.asked
-        if self.tracker is None:
-            self.probing.earn(step.load, step.seconds, plain)
-            if plain:
-                self._learn_baseline(step)
-            return
-        terms = self._terms_of(step)
-        self.probing.earn(step.load, min(step.seconds, PATIENCE * float(terms @ self.tracker.mean)), plain)
-        self.tracker.observe((step.verified, step.asked), terms, step.seconds)
+        self.probing.earn(step.load, step.seconds, plain)
+        if self.tracker is not None:
+            self.tracker.observe((step.verified, step.asked), self._terms_of(step), step.seconds, plain)
+        elif plain:
+            self._learn_baseline(step)
 
     def _learn_baseline(self, step: Step) -> None:
         self._baseline.append(step.seconds)

@@ -1,6 +1,7 @@
-"""An engine in processes of its own, a fault in one of them, and the engine after it: `python -m tests.faults.separate`.
+"""An engine in processes of its own, a fault in one of them, and the engine after it.
 
-Front end, engine core and worker are three processes, as in production. Prints one JSON object as its last line.
+Front end, engine core and worker are three processes, as in production. Run as `python -m tests.faults.separate FAULT
+MODEL NEW_MODEL`; prints one JSON object as its last line.
 """
 
 import json
@@ -123,10 +124,8 @@ def main(fault: str, model: Path, new: Path) -> dict[str, Any]:
         "answers fail": lambda: llm.collective_rpc("fail_in_answers"),
         "answers late": lambda: llm.collective_rpc("answer_late", args=(3.0,)),
     }
-    if fault == "kill core in refit":
-        seen = in_mid_refit(llm, weights_of(new))
-    else:
-        seen = in_mid_rollout(llm, strikes[fault])
+    refit = fault == "kill core in refit"
+    seen = in_mid_refit(llm, weights_of(new)) if refit else in_mid_rollout(llm, strikes[fault])
     llm.llm_engine.engine_core.shutdown()
     again = new_engine(model)
     set_gate(again, mode="off")

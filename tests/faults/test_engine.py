@@ -301,7 +301,7 @@ def test_a_calibration_that_is_none_when_the_gate_is_set(
         set_gate(llm, mode="auto", calibration=str(path))
     right = "right" if tokens == expected else "wrong"
     note(
-        proof, f"calibration: {kind}", "set_gate", "one line and probes instead; an error if strict, the old gate stays",
+        proof, f"calibration: {kind}", "set_gate", "one line, and probes; if strict an error, the old gate stays",
         f"{lines}; {right} tokens; strict: {caught.value}",
         len(lines) == 1 and words in lines[0] and tokens == expected and words in str(caught.value)
         and scheduler.gate is gate and len(str(caught.value).splitlines()) == 1,
@@ -323,7 +323,7 @@ def test_a_calibration_of_another_machine_is_refused_by_name(
     recovered = drafts_of(start(model, settings), BATCH, expected)
     strict = error_of(lambda: start(model, settings | {"strict": True}))
     note(
-        proof, "calibration: of another GPU and model", "engine start", "one line and probes instead; an error if strict",
+        proof, "calibration: of another GPU and model", "engine start", "one line, and probes; an error if strict",
         f"{lines}; {recovered}; strict: {strict}",
         len(lines) == 1 and "gpu 'H100'" in lines[0] and recovered == FRESH and strict.startswith("UserError"),
     )  # fmt: skip

@@ -104,7 +104,7 @@ def test_a_step_that_takes_a_thousand_times_as_long(
     after, credit = predicted(llm), gate.probing._credit - spent
     right = "right" if tokens == expected else "wrong"
     note(
-        proof, "a step takes 1000 times as long", "engine, in mid-rollout", "an outlier: cost model and probes as before",
+        proof, "a step takes 1000 times as long", "engine, in mid-rollout", "an outlier: cost model as before",
         f"{right} tokens; the step took {longest / before:.0f} plain steps; predicted plain step {1e3 * before:.2f} ms"
         f" before, {1e3 * after:.2f} ms after; new starts of the model: {gate.tracker.restarts - restarts}",
         right == "right" and sound and longest > 900 * before and 0.4 < after / before < 2.5 and credit < 10 * before,

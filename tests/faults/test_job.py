@@ -19,7 +19,8 @@ from tests.faults.disks import fill, small_disk
 from tests.faults.observed import note
 from tests.proof import Proof
 
-pytestmark = [pytest.mark.engine, pytest.mark.full]
+pytestmark = pytest.mark.engine
+FULL = pytest.mark.full
 ROOT = Path(__file__).parents[2]
 JOB = ["-m", "examples.grpo_math"]
 ARGUMENTS = ["--warm-start-steps", "20", "--max-new-tokens", "48", "--prompts-per-step", "2", "--group", "4"]
@@ -120,6 +121,7 @@ def faulty(fault: str) -> list[str]:
     return ["-m", "tests.faults.faulty_job", fault]
 
 
+@FULL
 def test_the_engines_process_is_killed(runs: Path, proof: Proof) -> None:
     with job(runs, "killed", 500, VLLM_ENABLE_V1_MULTIPROCESSING="1") as end:
         seen = end(engine_core_killed)
@@ -132,6 +134,7 @@ def test_the_engines_process_is_killed(runs: Path, proof: Proof) -> None:
     )  # fmt: skip
 
 
+@FULL
 def test_the_job_itself_is_killed_and_started_again(runs: Path, proof: Proof) -> None:
     with job(runs, "again", 500) as end:
         seen = end(sent(signal.SIGKILL))
@@ -149,6 +152,7 @@ def test_the_job_itself_is_killed_and_started_again(runs: Path, proof: Proof) ->
     )  # fmt: skip
 
 
+@FULL
 @pytest.mark.parametrize(
     ("number", "code"),
     [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)],
@@ -167,6 +171,7 @@ def test_a_step_that_never_returns(number: signal.Signals, code: int, runs: Path
     )  # fmt: skip
 
 
+@FULL
 def test_an_exception_in_mid_rollout(runs: Path, proof: Proof) -> None:
     with job(runs, "exception", 500, faulty("exception")) as end:
         seen = end()
@@ -179,6 +184,7 @@ def test_an_exception_in_mid_rollout(runs: Path, proof: Proof) -> None:
     )  # fmt: skip
 
 
+@FULL
 def test_clocks_that_jump(runs: Path, proof: Proof) -> None:
     with job(runs, "clocks", 3, faulty("clocks")) as end:
         seen = end()
@@ -195,6 +201,7 @@ def test_clocks_that_jump(runs: Path, proof: Proof) -> None:
     )  # fmt: skip
 
 
+@FULL
 def test_the_disk_fills_up(tmp_path: Path, proof: Proof) -> None:
     with small_disk(tmp_path / "disk", kilobytes=16 << 10) as disk:
         with job(disk, "full", 500) as end:
@@ -207,6 +214,7 @@ def test_the_disk_fills_up(tmp_path: Path, proof: Proof) -> None:
     )  # fmt: skip
 
 
+@FULL
 def test_the_disk_of_wandb_fills_up(tmp_path: Path, proof: Proof) -> None:
     with small_disk(tmp_path / "runs" / "wandb-full" / "wandb", kilobytes=512) as disk:
         with job(tmp_path / "runs", "wandb-full", 6) as end:
@@ -217,4 +225,33 @@ def test_the_disk_of_wandb_fills_up(tmp_path: Path, proof: Proof) -> None:
         proof, "disk of W&B's offline run full", "GRPO job", "the job goes on, or a clear error",
         f"exit code {seen.code}; {steps} of 6 steps; {seen.line or 'no error'}; {files}",
         seen.code == 0 and steps == 6 and files == WHOLE and seen.has_page(),
+    )  # fmt: skip
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from examples.grpo_math.streams import library_output_in
+from nemo_rl_efficientrollout.errors import UserError
+
+try:
+    with library_output_in(Path(sys.argv[1])) as terminal:
+        for _ in range(99):
+            print("words of a library" * 99)
+except UserError as error:
+    print("error:", error, file=sys.stderr)
+    sys.exit(2)
+"""
+
+
+def test_a_full_log_gives_the_terminal_back(tmp_path: Path, proof: Proof) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        fill(disk)
+        command = [sys.executable, "-c", WRITER, str(disk / "job.log")]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    lines = done.stderr.splitlines()
+    note(
+        proof, "disk full", "job.log", "one clear line on the terminal, exit code 2",
+        f"exit code {done.returncode}; {lines[0] if lines else 'nothing'}; {len(done.stdout)} bytes on stdout",
+        done.returncode == 2 and len(lines) == 1 and "No space left on device" in lines[0] and not done.stdout,
     )  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 
 from nemo_rl_efficientrollout.clock import Clock
 from nemo_rl_efficientrollout.gate import AutoGate, Load
-from nemo_rl_efficientrollout.gate.probing import SHARE
+from nemo_rl_efficientrollout.gate.probing import MOST_CREDIT
 from tests.faults.observed import note
 from tests.proof import Proof
 from tests.simulated import SimulatedEngine
@@ -43,14 +43,17 @@ class Disturbed:
 
 
 LIES: dict[str, Callable[[int, float], float]] = {
-    "one step of an hour": lambda n, s: s + HOUR if n == 500 else s,
-    "one step 1000 times as long": lambda n, s: 1000 * s if n == 500 else s,
-    "two such steps in a row": lambda n, s: 1000 * s if n in (500, 501) else s,
-    "five such steps in a row": lambda n, s: 1000 * s if 500 <= n < 505 else s,
-    "an hour on or back at every tenth step": lambda n, s: s + HOUR * (-1) ** (n // 10) if n % 10 == 0 else s,
-    "the first three steps are 1000 times as long": lambda n, s: 1000 * s if n <= 3 else s,
-    "the third step is an hour": lambda n, s: s + HOUR if n == 3 else s,
-    "no time passes in every second step": lambda n, s: 0.0 if n % 2 else s,
+    "a step takes an hour": lambda n, s: s + HOUR if n == 500 else s,
+    "a step takes 1000 times as long": lambda n, s: 1000 * s if n == 500 else s,
+    "two steps in a row take 1000 times as long": lambda n, s: 1000 * s if n in (500, 501) else s,
+    "five steps in a row take 1000 times as long": lambda n, s: 1000 * s if 500 <= n < 505 else s,
+    "the clock jumps by an hour, on or back, at every tenth step": lambda n, s: (
+        s + HOUR * (-1) ** (n // 10) if n % 10 == 0 else s
+    ),
+    "the first three steps take 1000 times as long": lambda n, s: 1000 * s if n <= 3 else s,
+    "the third step takes an hour": lambda n, s: s + HOUR if n == 3 else s,
+    "no time passes in every tenth step": lambda n, s: 0.0 if n % 10 == 0 else s,
+    "300 steps in a row take 1000 times as long": lambda n, s: 1000 * s if 200 <= n < 500 else s,
 }
 
 
@@ -61,13 +64,13 @@ def test_the_gate_takes_it_for_an_outlier(lie: str, proof: Proof) -> None:
     calm.run(undisturbed, LOAD, 900)
     chosen = engine.run(Disturbed(gate, LIES[lie]), LOAD, 900)  # type: ignore[arg-type]
     regret, usual = float(np.mean(engine.regrets[-300:])), float(np.mean(calm.regrets[-300:]))
-    bought = gate.probing.spent / engine.seconds
+    credit = gate.probing._credit / 0.01
     finite = bool(np.isfinite(gate.tracker.mean).all() and (gate.tracker.mean >= 0.0).all()) if gate.tracker else False
     note(
-        proof, lie, "gate, 900 simulated steps", "γ within limits; the regret of a calm run soon after; few probes",
+        proof, lie, "gate, 900 simulated steps", "γ within limits; soon the regret of a calm run; no probes bought",
         f"γ from {min(chosen)} to {max(chosen)}; regret of the last 300 steps {regret:.3f} (calm: {usual:.3f});"
-        f" probes: {bought:.2%} of decode time",
-        set(chosen) <= set(range(MAX + 1)) and finite and regret < usual + 0.03 and bought < 2 * SHARE,
+        f" credit for probes: {credit:.1f} plain steps",
+        set(chosen) <= set(range(MAX + 1)) and finite and regret < usual + 0.03 and credit < 1.5 * MOST_CREDIT,
     )  # fmt: skip
 
 
