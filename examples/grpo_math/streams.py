@@ -1,5 +1,6 @@
 """Keeps the terminal readable: what libraries print, from C++ too, goes to a log file."""
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -31,6 +32,9 @@ def library_output_in(log: Path) -> Iterator[Terminal]:
         try:
             yield Terminal(out, err)
         except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                with writing(log):  # a library wrote, and to the log if no other file is named
+                    raise
             error.add_note(f"What the libraries printed is in {log}")
             raise
         finally:
