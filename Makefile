@@ -9,6 +9,7 @@ CLUSTER := .venv-cluster/.setup-done
 TRITON_0_25 := .venv-vllm-0.25/triton
 # A process each: engines of one process share vLLM's cached environment and each other's memory.
 ENGINE_TESTS := $(sort $(wildcard tests/engine/test_*.py))
+FAULT_TESTS := $(sort $(wildcard tests/faults/test_*.py))
 LOSSLESS_TESTS := $(sort $(wildcard tests/lossless/test_*.py))
 # What runs on GPUs alone, in Triton's interpreter.
 INTERPRETED_TESTS := tests/gpu/test_fused.py $(sort $(wildcard tests/v2/test_*.py))
@@ -18,7 +19,8 @@ VENV_NEMO_RL := .venv-nemo-rl-$(VLLM)
 SETUP_NEMO_RL := $(VENV_NEMO_RL)/.setup-done
 LOCK_OF_VLLM := $(if $(filter 0.32.0,$(VLLM)),requirements/cpu.lock,requirements/vllm-$(VLLM).lock)
 NEMO_RL_TESTS := $(sort $(wildcard tests/nemo_rl/test_*.py))
-TESTS := tests/unit tests/fuzz tests/job tests/gpu_benchmarks tests/nemo_rl tests/slurm tests/docker $(ENGINE_TESTS) tests/megatron $(LOSSLESS_TESTS) $(INTERPRETED_TESTS)
+TESTS := tests/unit tests/fuzz tests/job tests/gpu_benchmarks tests/nemo_rl tests/slurm tests/docker $(ENGINE_TESTS) tests/megatron \
+	$(LOSSLESS_TESTS) $(FAULT_TESTS) $(INTERPRETED_TESTS)
 JOBS ?= 2
 
 .PHONY: setup audit demo test test-vllm-0.25 test-nemo-rl nemo-rl-source wheel cluster-environment test-slurm test-image lint bench clean

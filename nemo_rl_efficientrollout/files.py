@@ -32,6 +32,18 @@ def write_whole(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def append_whole(path: Path, data: bytes) -> None:
+    """Add to the end of a file, all of `data` or nothing: a full disk would take a part. Raises OSError."""
+    with path.open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            while data:
+                data = data[file.write(data) :]
+        except BaseException:
+            file.truncate(before)
+            raise
+
+
 def check_place(path: Path) -> None:
     """Refuse a file that cannot be written for where it would lie, before there is any work. Raises UserError."""
     if os.path.isdir(path):

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import vllm
 from vllm import LLM, SamplingParams
 
 from nemo_rl_efficientrollout import Settings, engine_kwargs
+from nemo_rl_efficientrollout.clock import Clock
 from nemo_rl_efficientrollout.engine.versions import check_vllm_version
 
 GPU_MEMORY_SHARE = 0.5
@@ -55,6 +55,7 @@ class RolloutEngine:
         on_gpu = torch.cuda.is_available()
         check_vllm_version()  # plain decoding is no way out: only the plugin can load new weights
         self.settings = settings
+        self._now = Clock()
         self.dtype = getattr(torch, dtype)
         self.sampling = SamplingParams(temperature=temperature, max_tokens=max_new_tokens, detokenize=False)
         self.llm = LLM(
@@ -73,9 +74,9 @@ class RolloutEngine:
         """Sample one response for each prompt (token ids)."""
         before = self.stats()
         self._rpc("efficientrollout_timeline")  # drop what came before
-        start = time.perf_counter()
+        start = self._now()
         outputs = self.llm.generate([{"prompt_token_ids": ids} for ids in prompts], self.sampling, use_tqdm=False)
-        seconds = time.perf_counter() - start
+        seconds = self._now() - start
         after = self.stats()
         return Rollout(
             responses=[list(output.outputs[0].token_ids) for output in outputs],
@@ -86,11 +87,11 @@ class RolloutEngine:
 
     def refit(self, policy: torch.nn.Module) -> float:
         """Give the policy's weights to the engine, which re-quantizes its drafter; seconds."""
-        start = time.perf_counter()
+        start = self._now()
         # named_parameters lists a tied head once, under the embedding's name, as checkpoints do.
         weights = {name: w.detach().to(self.dtype) for name, w in policy.named_parameters()}
         self._rpc("efficientrollout_load_weights", weights)
-        return time.perf_counter() - start
+        return self._now() - start
 
     def set_gate(self, gate: dict[str, Any]) -> None:
         """Switch how draft lengths are chosen; the keys are those of the setting `gate`."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_rl_efficientrollout.errors import UserError, shown
-from nemo_rl_efficientrollout.files import parse_json, read_bytes
+from nemo_rl_efficientrollout.files import parse_json, read_bytes, write_whole
 
 from .reward import is_mathematics
 
@@ -49,7 +49,7 @@ def read_problems(path: Path) -> list[Problem]:
 def write_problems(path: Path, problems: list[Problem]) -> None:
     """Write problems in the form that `read_problems` reads."""
     lines = [json.dumps({"problem": p.text, "answer": p.answer}) for p in problems]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_whole(path, ("\n".join(lines) + "\n").encode())
 
 
 def _read_line(line: bytes, source: str) -> Problem:

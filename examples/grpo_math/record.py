@@ -9,7 +9,7 @@ from statistics import mean, median
 from typing import TYPE_CHECKING, Any
 
 from nemo_rl_efficientrollout.errors import UserError
-from nemo_rl_efficientrollout.files import write_whole
+from nemo_rl_efficientrollout.files import append_whole, write_whole
 
 if TYPE_CHECKING:
     from .engine import Rollout
@@ -91,8 +91,8 @@ class Record:
         self.steps.append(step)
         line = asdict(step)
         del line["timeline"]
-        with writing(self.run_dir), (self.run_dir / "steps.jsonl").open("a") as file:
-            file.write(json.dumps(finite(line)) + "\n")
+        with writing(self.run_dir):
+            append_whole(self.run_dir / "steps.jsonl", (json.dumps(finite(line)) + "\n").encode())
         self.write_json()
 
     def report(self) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The scheduler's part: ask the gate for γ before every step, tell it afterwards what came of it."""
 
-import time
 from typing import TYPE_CHECKING, Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
@@ -9,6 +8,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.spec_decode.metrics import SpecDecodingStats
 
+from ..clock import Clock
 from ..config import KEY, GateSettings, read_gate, read_settings
 from ..gate import AutoGate, Gate, Load, Step, make_gate
 from ..gate.evidence import Evidence
@@ -43,6 +43,7 @@ class DraftLengths(Scheduler if TYPE_CHECKING else object):
         self._drafters: Drafters | None = None  # unknown: the workers are asked before the next step
         self._seed: Seed | None = None
         self._auto: AutoGate | None = None
+        self._clock = Clock()
         self._last_step_ended = 0.0
         self.gate = self._make_gate(settings.gate)
         self.ledger = Ledger(self.num_spec_tokens)
@@ -99,13 +100,13 @@ class DraftLengths(Scheduler if TYPE_CHECKING else object):
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
         self._ask_drafters()
-        started = time.perf_counter()
+        started = self._clock()
         output = super().schedule(*args, **kwargs)
         output.efficientrollout_started = started  # type: ignore[attr-defined]
         return output
 
     def update_from_output(self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput) -> Any:
-        now = time.perf_counter()
+        now = self._clock()
         if scheduler_output.num_scheduled_tokens:
             started = scheduler_output.efficientrollout_started  # type: ignore[attr-defined]
             # Under asynchronous scheduling a step waits for the one before it.

@@ -238,15 +238,15 @@ class AutoGate:
         plain = not step.verified and not step.asked
         self.probing.earn(step.load, step.seconds, plain)
         if self.tracker is not None:
-            self.tracker.observe((step.verified, step.asked), self._terms_of(step), step.seconds)
+            self.tracker.observe((step.verified, step.asked), self._terms_of(step), step.seconds, plain)
         elif plain:
             self._learn_baseline(step)
 
     def _learn_baseline(self, step: Step) -> None:
-        self.probing.lend(step.seconds)
         self._baseline.append(step.seconds)
         if len(self._baseline) < BASELINE_STEPS:
             return
+        self.probing.lend(median(self._baseline))
         terms = Terms(tuple(self.acceptance), self._padding)
         prior = self._prior.scaled(terms, *step.load, median(self._baseline))
         self.tracker = Tracker(CostModel(terms, prior.mean(terms), prior.covariance(terms), 0.05))
