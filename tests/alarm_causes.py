@@ -8,7 +8,7 @@ import pytest
 import torch
 from vllm import LLM
 
-from nemo_rl_efficientrollout.gate import AutoGate
+from nemo_rl_efficientrollout.gate import AutoGate, Load
 from tests.engines import core_of, runner_of, worker_state
 
 
@@ -30,9 +30,11 @@ def freeze_the_drafter(llm: LLM, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(state._requantizer, "finish", list)
 
 
-def freeze_the_gate(llm: LLM, patch: pytest.MonkeyPatch, draft_length: int) -> None:
-    """It says the same whatever it learns."""
-    patch.setattr(gate_of(llm), "choose", lambda load: draft_length)
+def freeze_the_gate_at_its_worst(llm: LLM, patch: pytest.MonkeyPatch) -> None:
+    """From now on it says the draft length that it believes the worst for one request."""
+    gate = gate_of(llm)
+    worst = gate.actions[int(gate.speeds(Load(1, 64.0)).argmin())].draft_length
+    patch.setattr(gate, "choose", lambda load: worst)
 
 
 def stop_learning_costs(llm: LLM, patch: pytest.MonkeyPatch) -> None:

@@ -170,9 +170,8 @@ class AutoGate:
         if self.tracker is None or not _sound(load):
             return None
         speeds = self.speeds(load)
-        if not np.isfinite(speeds).all():
-            return None
-        return Prediction(float(speeds[self._index[draft_length]]), float(speeds.max()))
+        best = float(speeds.max())
+        return Prediction(float(speeds[self._index[draft_length]]), best) if math.isfinite(best) else None
 
     def break_even(self) -> float | None:
         """Acceptance rate from which drafting one token pays for a request alone, where speculation pays first.

@@ -28,7 +28,7 @@ def step_metrics(start: Counters, end: Counters) -> dict[str, float]:
     | `efficientrollout/drafter_version_lag` | refits by which drafters are behind their policy, mean over engines |
     | `efficientrollout/engines_behind` | engines whose drafter must not draft |
     | `efficientrollout/predicted_speedup` | tokens per second over those of plain decoding, by the gate's model |
-    | `efficientrollout/regret_estimate` | time over that of the most promising actions, less 1, by the same |
+    | `efficientrollout/regret_estimate` | time over what the most promising actions would take, less 1, by the same |
     | `efficientrollout/gate_switches` | changes of action, mean over engines |
     | `efficientrollout/break_even` | acceptance rate from which drafting pays for a request alone, by the same |
     | `efficientrollout/engines_without_cost_model` | engines whose gate needs one to choose by, and has none |
@@ -54,7 +54,7 @@ def step_metrics(start: Counters, end: Counters) -> dict[str, float]:
     if since.gated_microseconds:
         found["predicted_speedup"] = since.promised_microseconds / since.gated_microseconds
     if since.ideal_microseconds:
-        found["regret_estimate"] = since.promised_microseconds / since.ideal_microseconds - 1.0
+        found["regret_estimate"] = since.gated_microseconds / since.ideal_microseconds - 1.0
     if now.break_even_millionths:
         found["break_even"] = 1e-6 * now.break_even_millionths / now.engines
     if since.predicted_microseconds:

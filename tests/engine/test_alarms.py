@@ -9,7 +9,13 @@ from vllm import LLM
 from nemo_rl_efficientrollout.alarm import ACCEPTANCE, DRAFTED, PATIENCE, Alarms
 from nemo_rl_efficientrollout.engine.metrics import counters
 from nemo_rl_efficientrollout.nemo_rl.metrics import step_metrics
-from tests.alarm_causes import forget_the_drafter, freeze_the_drafter, freeze_the_gate, slow_down, stop_learning_costs
+from tests.alarm_causes import (
+    forget_the_drafter,
+    freeze_the_drafter,
+    freeze_the_gate_at_its_worst,
+    slow_down,
+    stop_learning_costs,
+)
 from tests.engines import generate, prompts, set_gate, start
 from tests.models import VOCABULARY, save_tiny_model, weights_of
 from tests.proof import Proof
@@ -18,7 +24,7 @@ pytestmark = pytest.mark.engine
 MAX = 4
 SETTINGS = {"drafter": {"format": "int8"}, "draft_length": {"max": MAX}}
 BATCH = prompts(4, VOCABULARY)
-TOKENS = 48
+TOKENS = 128
 SLOWER = 0.004
 """Seconds by which a step is prolonged: more than it takes."""
 
@@ -58,11 +64,7 @@ class Training:
 
 @pytest.fixture(scope="module")
 def training(tmp_path_factory: pytest.TempPathFactory) -> Training:
-    return Training(save_tiny_model(tmp_path_factory.mktemp("model"), hidden=64, sharpness=2.0))
-
-
-def gate_frozen_at_its_longest(llm: LLM, patch: pytest.MonkeyPatch) -> None:
-    freeze_the_gate(llm, patch, MAX)
+    return Training(save_tiny_model(tmp_path_factory.mktemp("model"), hidden=64, sharpness=8.0))
 
 
 def machine_slower_and_costs_not_learned(llm: LLM, patch: pytest.MonkeyPatch) -> None:
@@ -79,7 +81,7 @@ AUTO = {"mode": "auto"}
     [
         ("acceptance", FIXED, freeze_the_drafter, "drafter frozen at noise, called fresh by every refit"),
         ("behind", FIXED, forget_the_drafter, "refits that leave the drafter behind"),
-        ("gate_stuck", AUTO, gate_frozen_at_its_longest, "gate frozen at γ = 4 where plain decoding is best"),
+        ("gate_stuck", AUTO, freeze_the_gate_at_its_worst, "gate frozen at its worst γ"),
         ("cost_model", AUTO, machine_slower_and_costs_not_learned, "steps slowed while costs are not learned"),
     ],
 )

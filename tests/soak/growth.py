@@ -30,5 +30,5 @@ class Growth(NamedTuple):
 def growth(cycles: Sequence[float], values: Sequence[float]) -> Growth:
     """Of readings after so many cycles each."""
     start = next(index for index, cycle in enumerate(cycles) if cycle >= WARM_UP * cycles[-1])
-    found = theilslopes(values[start:], cycles[start:], 0.95)
-    return Growth(values[start], values[-1], *(PER * float(slope) for slope in (found[0], found[2], found[3])))
+    slope, _, low, high = map(float, theilslopes(values[start:], cycles[start:], 0.95))
+    return Growth(values[start], values[-1], PER * slope, PER * low, PER * high)

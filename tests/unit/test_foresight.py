@@ -53,7 +53,7 @@ def world(share: float, alpha: float, seed: int = 0) -> SimulatedEngine:
 @pytest.mark.parametrize("alpha", [0.3, 0.8, 0.95])
 @pytest.mark.parametrize("share", [0.3, 0.6, 1.1])
 def test_a_sound_gate_raises_no_alarm(share: float, alpha: float, seed: int) -> None:
-    """Where drafting pays and where it does not, with noise of 10 % and a step in thirty that takes five times as long."""
+    """Where drafting pays and where it does not, with 10 % of noise and a step in thirty five times as long."""
     trainings = Trainings(AutoGate(MAX), world(share, alpha, seed))
     for _ in range(12):
         assert trainings.rollout() == [], trainings.metrics

@@ -18,7 +18,7 @@ def test_engines_are_averaged_and_counters_are_differences() -> None:
     end |= counters(policy_version=8, drafter_version=7, requantize_microseconds=3e6, behind=1)
     end |= counters(drafted_at_1=180, drafted_at_2=60, gated_microseconds=3e6, promised_microseconds=4e6)
     end |= counters(blind=1, measured_microseconds=3e6, predicted_microseconds=2e6)
-    end |= counters(ideal_microseconds=3.5e6) | {(ACCEPTED, 1): 125.0, (ACCEPTED, 2): 5.0}
+    end |= counters(ideal_microseconds=2.6e6) | {(ACCEPTED, 1): 125.0, (ACCEPTED, 2): 5.0}
     found = step_metrics(start, end)
     assert found == pytest.approx(
         {
@@ -29,7 +29,7 @@ def test_engines_are_averaged_and_counters_are_differences() -> None:
             "efficientrollout/drafter_version_lag": 0.5,
             "efficientrollout/engines_behind": 1.0,
             "efficientrollout/predicted_speedup": 1.5,
-            "efficientrollout/regret_estimate": 0.2,
+            "efficientrollout/regret_estimate": 0.25,
             "efficientrollout/gate_switches": 3.0,
             "efficientrollout/engines_without_cost_model": 1.0,
             "efficientrollout/measured_over_predicted": 1.5,
