@@ -42,14 +42,16 @@ def stop_learning_costs(llm: LLM, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(gate_of(llm).tracker, "observe", lambda *_: None)
 
 
-def slow_down(llm: LLM, patch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Every step of the engine takes so much longer."""
+def slow_down(llm: LLM, patch: pytest.MonkeyPatch, factor: float = 4.0) -> None:
+    """The machine is another one."""
     runner = runner_of(llm)
     execute = runner.execute_model
 
     def late(*args: Any, **kwargs: Any) -> Any:
-        time.sleep(seconds)
-        return execute(*args, **kwargs)
+        started = time.perf_counter()
+        answer = execute(*args, **kwargs)
+        time.sleep((factor - 1.0) * (time.perf_counter() - started))
+        return answer
 
     patch.setattr(runner, "execute_model", late)
 

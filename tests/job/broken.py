@@ -17,9 +17,6 @@ from tests.alarm_causes import (
     stop_learning_costs,
 )
 
-SLOWER = 0.01
-"""Seconds by which a step of the engine is prolonged: more than it takes."""
-
 
 class Breaker:
     """Stands in place of `RolloutEngine.rollout`."""
@@ -45,7 +42,7 @@ class Breaker:
         elif self.number == 11:
             freeze_the_gate_at_its_worst(engine.llm, self.patch)
             stop_learning_costs(engine.llm, self.patch)
-            slow_down(engine.llm, self.patch, SLOWER)
+            slow_down(engine.llm, self.patch)
 
     def after(self, engine: RolloutEngine) -> None:
         """A refit follows."""

@@ -29,7 +29,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder of a run in which one thing after the other breaks, and what the terminal showed."""
     runs = tmp_path_factory.mktemp("runs")
     arguments = f"--name broken --steps 13 --prompts-per-step 2 --group 4 --warm-start-steps 20 --runs-dir {runs}"
-    settings = "--max-new-tokens 48 --set gate.mode=fixed --set gate.draft_length=3"
+    settings = "--max-new-tokens 48 --temperature 0.3 --set gate.mode=fixed --set gate.draft_length=3"
     command = [sys.executable, "-m", "tests.job.broken", *arguments.split(), *settings.split()]
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=170)
     assert done.returncode == 0, done.stderr[-3000:]

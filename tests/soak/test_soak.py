@@ -14,7 +14,7 @@ from tests.models import save_tiny_model
 from tests.proof import Proof
 from tests.soak.growth import PER, Growth, growth
 from tests.soak.resources import Held
-from tests.soak.rollouts import Rollouts
+from tests.soak.rollouts import AUTO_EVERY, Rollouts
 
 pytestmark = pytest.mark.engine
 
@@ -86,7 +86,7 @@ def test_nothing_grows(rollouts: Rollouts, tier: Tier, proof: Proof) -> None:
 
 def assert_steady(rollouts: Rollouts, tier: Tier, proof: Proof) -> None:
     """Acceptance neither rises nor falls from block to block."""
-    each = tier.cycles // BLOCKS
+    each = max(AUTO_EVERY, tier.cycles // BLOCKS)
     ends, rates = list(range(each, tier.cycles + 1, each)), []
     for end in ends:
         drafted, accepted = (sum(column) for column in zip(*rollouts.counted[end - each : end], strict=True))
