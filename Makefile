@@ -19,8 +19,8 @@ VENV_NEMO_RL := .venv-nemo-rl-$(VLLM)
 SETUP_NEMO_RL := $(VENV_NEMO_RL)/.setup-done
 LOCK_OF_VLLM := $(if $(filter 0.32.0,$(VLLM)),requirements/cpu.lock,requirements/vllm-$(VLLM).lock)
 NEMO_RL_TESTS := $(sort $(wildcard tests/nemo_rl/test_*.py))
-TESTS := tests/unit tests/fuzz tests/job tests/gpu_benchmarks tests/nemo_rl tests/slurm tests/docker $(ENGINE_TESTS) tests/megatron \
-	$(LOSSLESS_TESTS) $(FAULT_TESTS) $(INTERPRETED_TESTS)
+TESTS := tests/unit tests/fuzz tests/job tests/gpu_benchmarks tests/nemo_rl tests/slurm tests/docker $(ENGINE_TESTS) tests/soak \
+	tests/megatron $(LOSSLESS_TESTS) $(FAULT_TESTS) $(INTERPRETED_TESTS)
 JOBS ?= 2
 
 .PHONY: setup audit demo test test-vllm-0.25 test-nemo-rl nemo-rl-source wheel cluster-environment test-slurm test-image lint bench clean

@@ -12,7 +12,9 @@ from vllm import LLM, SamplingParams
 
 from nemo_rl_efficientrollout import Settings, engine_kwargs
 from nemo_rl_efficientrollout.clock import Clock
+from nemo_rl_efficientrollout.engine.metrics import counters
 from nemo_rl_efficientrollout.engine.versions import check_vllm_version
+from nemo_rl_efficientrollout.nemo_rl.metrics import step_metrics
 
 GPU_MEMORY_SHARE = 0.5
 """Of the GPU; the other half holds the policy, its gradients and its optimizer state."""
@@ -29,6 +31,8 @@ class Rollout:
     """How much each counter of `efficientrollout_stats` grew."""
     timeline: dict[str, list[Any]]
     """Equal-length lists with one entry per decode step."""
+    metrics: dict[str, float]
+    """What happened meanwhile, under NeMo-RL's names."""
 
     @property
     def tokens(self) -> int:
@@ -72,7 +76,7 @@ class RolloutEngine:
 
     def rollout(self, prompts: list[list[int]]) -> Rollout:
         """Sample one response for each prompt (token ids)."""
-        before = self.stats()
+        before, counters_before = self.stats(), counters(self.llm.get_metrics())
         self._rpc("efficientrollout_timeline")  # drop what came before
         start = self._now()
         outputs = self.llm.generate([{"prompt_token_ids": ids} for ids in prompts], self.sampling, use_tqdm=False)
@@ -83,6 +87,7 @@ class RolloutEngine:
             seconds=seconds,
             counts={name: after[name] - before[name] for name in self.COUNTERS},
             timeline=self._rpc("efficientrollout_timeline"),
+            metrics=step_metrics(counters_before, counters(self.llm.get_metrics())),
         )
 
     def refit(self, policy: torch.nn.Module) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from nemo_rl_efficientrollout.alarm import RINGING, Alarms
 from nemo_rl_efficientrollout.errors import UserError
 
 from . import wandb_log
@@ -67,12 +68,17 @@ def run(options: Options, problems: list[Problem], progress: Progress) -> dict[s
         with writing(options.run_dir):
             write_problems(options.run_dir / "problems.jsonl", problems)
 
-    board = wandb_log.start(options)
+    board, alarms = wandb_log.start(options), Alarms()
 
     def on_step(step: Step) -> None:
-        record.add(step)
-        board.log(wandb_log.metrics(step), step=step.step)
+        metrics = wandb_log.metrics(step)
+        raised = alarms.observe({name.removeprefix("train/"): value for name, value in metrics.items()})
+        record.add(step, raised)
+        board.log(metrics | {f"train/{RINGING}": float(len(alarms.ringing))}, step=step.step)
         progress.step(step)
+        for alarm in raised:
+            wandb_log.raise_alarm(board, alarm, step.step)
+            progress.alarm(alarm)
 
     answers = [problem.answer for problem in problems]
     rate = options.lr or LEARNING_RATE["given" if options.model else "built-in"]

@@ -3,11 +3,13 @@
 import json
 import math
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean, median
 from typing import TYPE_CHECKING, Any
 
+from nemo_rl_efficientrollout.alarm import Alarm
 from nemo_rl_efficientrollout.errors import UserError
 from nemo_rl_efficientrollout.files import append_whole, write_whole
 
@@ -47,6 +49,8 @@ class Step:
     drafter_version: int
     drafter_version_lag: int
     requantize_seconds: float
+    metrics: dict[str, float]
+    """The engine's, as NeMo-RL would have them."""
     timeline: dict[str, list[Any]] = field(repr=False)
 
 
@@ -66,6 +70,7 @@ def rollout_fields(rollout: "Rollout") -> dict[str, Any]:
         "acceptance_length": accepted / drafts + 1 if drafts else None,
         "speculating_fraction": counts["speculating_steps"] / decode_steps if decode_steps else None,
         "draft_length_mean": mean(chosen) if chosen else None,
+        "metrics": rollout.metrics,
         "timeline": rollout.timeline,
     }
 
@@ -78,6 +83,7 @@ class Record:
         self.run_dir = run_dir
         self.report_path = run_dir / "report.json"
         self.steps: list[Step] = []
+        self.alarms: list[dict[str, Any]] = []
         self.rollout_ratio: dict[str, Any] | None = None
         self._facts = facts
         with writing(run_dir):
@@ -86,9 +92,10 @@ class Record:
                 (run_dir / stale).unlink(missing_ok=True)
             (run_dir / "steps.jsonl").write_text("")
 
-    def add(self, step: Step) -> None:
-        """Append one finished step and rewrite the report."""
+    def add(self, step: Step, alarms: Sequence[Alarm] = ()) -> None:
+        """Append one finished step, with the alarms that it raised, and rewrite the report."""
         self.steps.append(step)
+        self.alarms += [{"step": step.step, "name": alarm.name, "text": alarm.text} for alarm in alarms]
         line = asdict(step)
         del line["timeline"]
         with writing(self.run_dir):
@@ -114,6 +121,7 @@ class Record:
             "drafter_version": self.steps[-1].drafter_version if self.steps else 0,
             **{name: column(name) for name in lists},
             "timeline": column("timeline")[-TIMELINES_KEPT:],
+            "alarms": self.alarms,
             "rollout_ratio": self.rollout_ratio,
         }
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import wandb
 
+from nemo_rl_efficientrollout.alarm import ROOM, Alarm
 from nemo_rl_efficientrollout.errors import UserError
 
 from .options import Options
@@ -51,9 +52,16 @@ def metrics(step: Step) -> dict[str, float]:
         "train/vllm/spec_num_accepted_tokens": step.accepted_tokens,
         "train/vllm/spec_acceptance_length": step.acceptance_length,
         "train/vllm/spec_acceptance_rate": step.acceptance_rate,
+        **{f"train/{name}": value for name, value in step.metrics.items() if name.startswith(ROOM)},
         "train/efficientrollout/speculating_fraction": step.speculating_fraction,
         "train/efficientrollout/draft_length_mean": step.draft_length_mean,
         "train/efficientrollout/drafter_version_lag": step.drafter_version_lag,
         "refit/requantize_s": step.requantize_seconds,
     }
     return {name: float(value) for name, value in values.items() if value is not None}
+
+
+def raise_alarm(board: "wandb.Run", alarm: Alarm, step: int) -> None:
+    """An alert, and a line of the summary that the run's page shows without looking for it."""
+    board.alert(title=f"EfficientRollout: {alarm.name}", text=f"step {step}: {alarm.text}", level="WARN")
+    board.summary[f"alarm/{alarm.name}"] = f"since step {step}: {alarm.text}"

@@ -114,7 +114,7 @@ def answer_in_engine_core(original: Any) -> Any:
             scheduler.set_gate(*args, **(kwargs or {}))
             return [None]
         if method == efficientrollout_timeline.__name__:
-            return [scheduler.ledger.take_timeline()]
+            return [scheduler.ledger.timeline.take()]
         if method == efficientrollout_gate.__name__:
             return [scheduler.describe_gate()]
         refits = method == efficientrollout_load_weights.__name__ or method in REFITS

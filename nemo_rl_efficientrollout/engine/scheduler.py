@@ -10,7 +10,7 @@ from vllm.v1.spec_decode.metrics import SpecDecodingStats
 
 from ..clock import Clock
 from ..config import KEY, GateSettings, read_gate, read_settings
-from ..gate import AutoGate, Gate, Load, Step, make_gate
+from ..gate import AutoGate, Gate, Load, Prediction, Step, make_gate
 from ..gate.evidence import Evidence
 from . import workers
 from .ledger import Ledger
@@ -45,6 +45,7 @@ class DraftLengths(Scheduler if TYPE_CHECKING else object):
         self._auto: AutoGate | None = None
         self._clock = Clock()
         self._last_step_ended = 0.0
+        self._prediction: Prediction | None = None
         self.gate = self._make_gate(settings.gate)
         self.ledger = Ledger(self.num_spec_tokens)
         self.evidence = Evidence() if settings.refit.refresh == "on_evidence" else None
@@ -67,10 +68,15 @@ class DraftLengths(Scheduler if TYPE_CHECKING else object):
 
     def draft_length(self, scheduled_requests: int) -> int:
         """γ that this step drafts for the next one."""
+        self._prediction = None
         if scheduled_requests > self._settings.draft_length.max_requests:
             return 0
-        length = self.gate.choose(self.load() if self.gate.learns else Load(scheduled_requests))
-        return length if length and self.may_draft() else 0
+        load = self.load() if self.gate.learns else Load(scheduled_requests)
+        length = self.gate.choose(load)
+        if length and not self.may_draft():
+            length = 0
+        self._prediction = self.gate.predict(load, length)
+        return length
 
     def may_draft(self) -> bool:
         """Whether every worker's drafter is fit to draft."""
@@ -115,7 +121,7 @@ class DraftLengths(Scheduler if TYPE_CHECKING else object):
             step = self._read_step(scheduler_output, model_runner_output, seconds)
             if self.gate.learns:
                 self.gate.observe(step)
-            self.ledger.record(step, now, self.gate.prediction)
+            self.ledger.record(step, now, self._prediction)
             if self.evidence is not None and step.drafted:
                 self.evidence.observe(step.drafted, step.accepted)
         return super().update_from_output(scheduler_output, model_runner_output)
@@ -142,6 +148,9 @@ class DraftLengths(Scheduler if TYPE_CHECKING else object):
             promised_microseconds=round(1e6 * ledger.promised_seconds),
             ideal_microseconds=round(1e6 * ledger.ideal_seconds),
             break_even_millionths=round(1e6 * (self.gate.break_even() or 0.0)),
+            blind=int(self.gate.blind),
+            measured_microseconds=round(1e6 * self.gate.foresight.measured),
+            predicted_microseconds=round(1e6 * self.gate.foresight.predicted),
         )
 
     def load(self) -> Load:
