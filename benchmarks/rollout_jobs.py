@@ -89,7 +89,7 @@ class DemoJob(_Job):
         from nemo_rl_efficientrollout import read_settings
 
         with progress.phase("warm-starting the demo's model and starting its engine"):
-            model = warm_started_model(directory, WarmStart(steps=options.warm_start_steps))
+            model = warm_started_model(options.cache or directory, WarmStart(steps=options.warm_start_steps))
             _, self._tokenizer = load_policy(model)
             settings = read_settings(_settings(options))
             self._engine = RolloutEngine(

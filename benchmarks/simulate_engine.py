@@ -55,6 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=at_least(2), default=8, help="default: 8")
     parser.add_argument("--calibrate-seconds", type=float, default=12.0, help="in every round; default: 12")
     parser.add_argument("--warm-start-steps", type=at_least(1), default=500, help="of the demo's model; default: 500")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="where the demo's model is kept, such as runs/.cache")
     options = parser.parse_args(arguments)
     check_writable(parser, options.json, options.markdown)
     if options.quick:

@@ -290,6 +290,7 @@ def never(part: Workload, costs: Costs) -> Rollout:
         (lambda: Best(COSTS, ACCEPTANCE, (0, 12)), "draft length 12"),
         (lambda: replay(workload(0), COSTS, ACCEPTANCE, Fixed(13)), "draft length 13"),
         (lambda: Engine(COSTS, ACCEPTANCE, PolicyGate(Fixed(13))).rollout(workload(0)), "draft length 13"),
+        (lambda: MeasuredPrefill(COSTS, []), "no prefill"),
         (lambda: Fixed(-1), "-1"),
         (lambda: Limits(requests=0), "requests 0"),
         (lambda: cluster.run(workload(0), 2, COSTS, never, slowness=(1.0,)), "slowness"),
