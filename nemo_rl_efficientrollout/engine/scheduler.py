@@ -46,6 +46,7 @@ class DraftLengths(Scheduler if TYPE_CHECKING else object):
         self._clock = Clock()
         self._last_step_ended = 0.0
         self._prediction: Prediction | None = None
+        self._busy = False  # since then
         self.gate = self._make_gate(settings.gate)
         self.ledger = Ledger(self.num_spec_tokens)
         self.evidence = Evidence() if settings.refit.refresh == "on_evidence" else None
@@ -88,8 +89,9 @@ class DraftLengths(Scheduler if TYPE_CHECKING else object):
         return self._drafters
 
     def workers_changed(self) -> None:
-        """Something was asked of the workers: their drafter may be fit now, or no longer."""
+        """Something was asked of the workers: their drafter may be fit now, or no longer. No step took that time."""
         self._drafters = None
+        self._busy = False
 
     def refit(self) -> None:
         """The policy and its drafter have new weights."""
@@ -115,16 +117,19 @@ class DraftLengths(Scheduler if TYPE_CHECKING else object):
         now = self._clock()
         if scheduler_output.num_scheduled_tokens:
             started = scheduler_output.efficientrollout_started  # type: ignore[attr-defined]
-            # Under asynchronous scheduling a step waits for the one before it.
-            seconds = now - max(started, self._last_step_ended)
+            # The host's work between two steps is part of the price of a step; asynchronous ones overlap besides.
+            if self._busy or started < self._last_step_ended:
+                started = self._last_step_ended
             self._last_step_ended = now
-            step = self._read_step(scheduler_output, model_runner_output, seconds)
+            step = self._read_step(scheduler_output, model_runner_output, now - started)
             if self.gate.learns:
                 self.gate.observe(step)
             self.ledger.record(step, now, self._prediction)
             if self.evidence is not None and step.drafted:
                 self.evidence.observe(step.drafted, step.accepted)
-        return super().update_from_output(scheduler_output, model_runner_output)
+        answer = super().update_from_output(scheduler_output, model_runner_output)
+        self._busy = self.has_unfinished_requests()
+        return answer
 
     def make_stats(self, spec_decoding_stats: SpecDecodingStats | None = None, *args: Any, **kwargs: Any) -> Any:
         due = self.ledger.decode_steps % EVERY == 1 or not self.running
