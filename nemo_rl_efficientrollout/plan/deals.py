@@ -9,8 +9,8 @@ from ..gate.terms import Vector
 from ..simulate import Costs, Workload, cluster
 from .scenario import Scenario
 
-WATCHED = 4
-"""Engines with the most of each: expected time, longest response, tokens."""
+WATCHED = 2
+"""Engines with the most of each: expected time, longest response, tokens. The last one is among them, or nearly."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,16 +23,15 @@ class Deal:
     """Rough seconds of each, plain."""
 
     def watched(self, among: Sequence[int]) -> set[int]:
-        """Engines of these, one of which will be the last."""
+        """Engines of these, one of which will be the last, or nearly."""
         indices = np.array(among, dtype=int)
-        if len(indices) <= 2 * WATCHED:
+        if len(indices) <= WATCHED:
             return set(indices.tolist())
         longest = np.array([self.parts[i].response.max() for i in indices])
         tokens = np.array([self.parts[i].tokens for i in indices])
-        chosen = [
-            indices[np.argsort(-key, kind="stable")[:WATCHED]] for key in (self.expected[indices], longest, tokens)
-        ]
-        return set(np.concatenate(chosen).tolist())
+        keys = self.expected[indices], longest, tokens
+        most = [indices[np.argsort(-key, kind="stable")[:WATCHED]] for key in keys]
+        return set(np.concatenate(most).tolist())
 
 
 def deals(scenario: Scenario, costs: Costs, count: int, seed: int) -> Iterator[Deal]:

@@ -25,7 +25,7 @@ from .weights import forward
 if TYPE_CHECKING:  # it imports torch
     from ..drafter.formats import Format
 
-DRAWS = 64
+DRAWS = 48
 PLAIN = "plain"
 _DEALS = 8
 _STEPS = 8
@@ -236,8 +236,8 @@ def _way(tally: _Tally, plain: _Tally, best: float) -> Way:
         None,
         rollout_s=Spread.of(tally.rollout),
         step_s=Spread.of(tally.step),
-        rollout_ratio=ratio(tally.rollout, plain.rollout),
-        step_ratio=ratio(tally.step, plain.step),
+        rollout_ratio=ratio(tally.rollout, plain.rollout) if tally is not plain else None,
+        step_ratio=ratio(tally.step, plain.step) if tally is not plain else None,
         best=best,
         **speculation,
     )

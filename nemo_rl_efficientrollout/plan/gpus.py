@@ -44,7 +44,7 @@ GPUS = {
 
 KERNELS = {"int4": (7.5, 99.0), "int4_symmetric": (7.5, 99.0), "int8": (7.5, 9.0), "fp8": (8.0, 99.0)}
 KERNELS |= {"fp8_block": (8.9, 99.0)}
-"""By format: the compute capabilities for which vLLM has a kernel, as the formats themselves say (`Format.hardware`)."""
+"""By format: least and greatest compute capability for which vLLM has a kernel, as `Format.hardware` says."""
 
 
 def gpu_named(name: str) -> Gpu:

@@ -1,8 +1,8 @@
-"""Response lengths fitted to what arXiv 2606.18967 v1 publishes: when responses completed under plain decoding on A100s.
+"""Response lengths fitted to what arXiv 2606.18967 v1 publishes: when responses completed under plain decoding.
 
 Published for two models: when 50, 90, 99 % and all of 1024 responses on eight engines are complete, their mean length,
-the cut at 8192 tokens, T_T of the running engine, and a roofline of forward passes. Its constant per request, c_T, is of
-batches that share one prompt: here it is what makes the mean length that which is published. The rest is published.
+the cut at 8192 tokens, T_T of the running engine, and a roofline of forward passes on an A100. Its host time per
+request was fitted to batches that share one prompt: here it is what makes the mean length that which is published.
 """
 
 from dataclasses import dataclass

@@ -1,29 +1,17 @@
 """A plan, or a sweep, as tables for the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from .forecast import Forecast, Way
+from ..report.style import short
+from .forecast import Forecast, Spread, Way
 from .sweep import Answer
-from .words import (
-    LEVEL,
-    assumptions,
-    caveats,
-    facts,
-    gib,
-    number,
-    problems,
-    ratio,
-    seconds,
-    share,
-    title,
-    verdict,
-)
+from .words import LEVEL, assumptions, caveats, facts, gib, problems, title, verdict
 
-COLUMNS = ("rollout", "step", "plain / rollout", "plain / step", "speculating", "γ")
+COLUMNS = ("rollout, s", "step, s", "plain / rollout", "plain / step", "speculating, %", "γ")
 
 
 def show(found: Forecast, console: Console) -> None:
@@ -50,12 +38,12 @@ def show_assumptions(found: Forecast, console: Console) -> None:
 
 def show_sweep(answers: Sequence[Answer], console: Console) -> None:
     """Print the best format of every point beside plain decoding."""
-    table = _columns("", "plain rollout", "best", *COLUMNS)
+    table = _columns("", "plain, s", "best", *COLUMNS[:-1])
     for answer in answers:
         found, point = answer.forecast, answer.point
         value = point.value if isinstance(point.value, str) else f"{point.value:g}"
         name = f"{point.axis} = {value}"
-        table.add_row(name, seconds(found.plain.rollout_s), found.best.name, *_cells(found.best))
+        table.add_row(name, _range(found.plain.rollout_s, short), found.best.name, *_cells(found.best)[:-1])
     console.print(f"What if: one thing changed at a time; ranges {LEVEL}", soft_wrap=True, markup=False)
     console.print(table)
     for answer in answers:
@@ -81,13 +69,21 @@ def _memory(found: Forecast) -> Table:
 
 
 def _cells(way: Way) -> tuple[str, ...]:
-    spreads = seconds(way.rollout_s), seconds(way.step_s), ratio(way.rollout_ratio), ratio(way.step_ratio)
-    return *spreads, share(way.speculating), number(way.draft_length)
+    times = _range(way.rollout_s, short), _range(way.step_s, short)
+    ratios = [_range(spread, "{:.2f}".format) for spread in (way.rollout_ratio, way.step_ratio)]
+    share = _range(way.speculating, lambda part: f"{100 * part:.0f}")
+    return *times, *ratios, share, _range(way.draft_length, "{:.1f}".format)
+
+
+def _range(spread: Spread | None, text: Callable[[float], str]) -> str:
+    if spread is None:
+        return "–"
+    return f"{text(spread.middle)} ({text(spread.low)}–{text(spread.high)})"
 
 
 def _columns(first: str, *others: str) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column(first, no_wrap=True)
     for name in others:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     return table

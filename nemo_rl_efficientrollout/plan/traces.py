@@ -1,4 +1,4 @@
-"""Response lengths from files and runs. Files are streamed: what is kept is a histogram, however many rows there are."""
+"""Response lengths from files and runs. Files are streamed: only a histogram is kept, however many rows there are."""
 
 import csv
 import json

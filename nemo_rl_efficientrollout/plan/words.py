@@ -20,10 +20,10 @@ def seconds(spread: Spread | None) -> str:
 
 
 def ratio(spread: Spread | None) -> str:
-    """`×1.42 (1.05 to 1.67)`."""
+    """`1.42 (1.05 to 1.67)`."""
     if spread is None:
         return "–"
-    return f"×{spread.middle:.2f} ({spread.low:.2f} to {spread.high:.2f})"
+    return f"{spread.middle:.2f} ({spread.low:.2f} to {spread.high:.2f})"
 
 
 def share(spread: Spread | None) -> str:
@@ -53,9 +53,9 @@ def verdict(found: Forecast) -> str:
     if best is found.plain:
         return "Plain decoding: no format is expected to make a step shorter."
     return (
-        f"{best.name}: a rollout of {seconds(best.rollout_s)}, {ratio(best.rollout_ratio)} faster than plain; a step of"
-        f" {seconds(best.step_s)}, {ratio(best.step_ratio)}. It is the fastest of all in {percent(best.best)} of the"
-        f" draws."
+        f"{best.name}: a rollout of {seconds(best.rollout_s)}, {ratio(best.rollout_ratio)} times as fast as plain; a"
+        f" step of {seconds(best.step_s)}, {ratio(best.step_ratio)} times as fast. It is the fastest of all in"
+        f" {percent(best.best)} of the draws."
     )
 
 
