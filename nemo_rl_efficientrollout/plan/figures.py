@@ -105,7 +105,7 @@ def _memory(ways: Sequence[Way]) -> Figure:
 def _active(found: Forecast) -> Figure:
     names = [PLAIN, *([found.best.name] if found.best.name != PLAIN else [])]
     data = [_steps(name, found.rollouts[name]) for name in names if name in found.rollouts]
-    return figure(data, HEIGHT, showlegend=True, xaxis=axis("s"), yaxis=axis("requests", rangemode="tozero"))
+    return figure(data, HEIGHT, showlegend=True, xaxis=axis("s"), yaxis=axis("requests", type="log", dtick=1))
 
 
 def _steps(name: str, rollout: Rollout) -> Figure:
@@ -116,7 +116,7 @@ def _steps(name: str, rollout: Rollout) -> Figure:
         "mode": "lines",
         "name": name,
         "x": rounded([*timeline.start[kept].tolist(), rollout.seconds]),
-        "y": [*timeline.batch[kept].tolist(), 0.0],
+        "y": [*timeline.batch[kept].tolist(), timeline.batch[-1]],
         "line": {"color": COLOURS[name], "width": 2, "shape": "hv"},
     }
 
@@ -137,7 +137,8 @@ def _lengths(found: Forecast) -> Figure:
 def _swept(answers: Sequence[Answer], value: Callable[[Way], Spread | None], unit: str, plain: bool = False) -> Figure:
     """A line with its range for each format, over the values of one axis; dots where they have no order."""
     ordered = answers[0].point.axis != FORMAT
-    names = dict.fromkeys(way.name for answer in answers for way in answer.forecast.ways)
+    found = {way.name for answer in answers for way in answer.forecast.ways}
+    names = [name for name in COLOURS if name in found]
     data: list[Figure] = []
     for name in [*([PLAIN] if plain else []), *names]:
         known = [

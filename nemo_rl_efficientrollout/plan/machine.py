@@ -1,7 +1,8 @@
 """Seconds of a step on a machine that was not measured, and on one that was.
 
 Guessed, a GEMM curve by data sheet takes the place of a probe's, and the prior from which an engine's gate starts is
-made of it (`gate.model_constants.seeded`). A drafter's step is a plain step of a smaller model that reads the same KV cache.
+made of it (`gate.model_constants.seeded`). A drafter's step is a plain step of a smaller model that reads the same KV
+cache.
 """
 
 from collections.abc import Mapping
