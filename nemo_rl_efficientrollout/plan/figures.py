@@ -23,8 +23,8 @@ def draw(found: Forecast) -> Iterator[Drawn]:
     """Everything of one plan."""
     ways = [way for way in (found.plain, *found.ways) if way.step_s]
     if ways:
-        yield "rollout", "Rollout", _bars(ways, lambda way: way.rollout_s, "s")
-        yield "step", "Training step", _bars(ways, lambda way: way.step_s, "s")
+        yield "rollout-seconds", "Rollout", _bars(ways, lambda way: way.rollout_s, "s")
+        yield "step-seconds", "Training step", _bars(ways, lambda way: way.step_s, "s")
     formats = [way for way in ways if way.rollout_ratio and way.name != PLAIN]
     if formats:
         yield "ratio", "Rollout: plain / with a drafter", _bars(formats, lambda way: way.rollout_ratio, "×", line=1.0)

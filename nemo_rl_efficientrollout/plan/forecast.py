@@ -25,7 +25,7 @@ from .weights import forward
 if TYPE_CHECKING:  # it imports torch
     from ..drafter.formats import Format
 
-DRAWS = 48
+DRAWS = 64
 PLAIN = "plain"
 _DEALS = 8
 _STEPS = 8

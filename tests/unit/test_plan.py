@@ -12,7 +12,7 @@ from nemo_rl_efficientrollout.drafter.formats import FORMATS
 from nemo_rl_efficientrollout.drafter.size import drafter_size, policy_size
 from nemo_rl_efficientrollout.errors import UserError
 from nemo_rl_efficientrollout.plan import Scenario, Spread, Way, assumptions, forecast
-from nemo_rl_efficientrollout.plan.assumptions import MACHINE, Range, draws
+from nemo_rl_efficientrollout.plan.assumptions import MACHINE, REQUEST_US, Range, draws
 from nemo_rl_efficientrollout.plan.deals import deals
 from nemo_rl_efficientrollout.plan.gpus import GPUS, gpu_named, missing_kernel
 from nemo_rl_efficientrollout.plan.lengths import Lengths
@@ -33,6 +33,7 @@ from nemo_rl_efficientrollout.simulate import (
     replay,
 )
 from tests import sweeps
+from tests.proof import Proof
 
 MIDDLE = dict.fromkeys([*MACHINE, "rejected"], 0.0)
 QWEN_7B, H100, A100 = read_model("qwen2.5-7b"), GPUS["h100"], GPUS["a100"]
@@ -40,7 +41,7 @@ CHANCE = np.random.default_rng(0)
 TOKENS = np.minimum(np.ceil(CHANCE.lognormal(5, 0.8, 500)), 1500).astype(int)
 SHORT = Lengths.of("short", "made up", np.bincount(TOKENS).tolist())
 SMALL = Scenario(QWEN_7B, H100, SHORT, ("int4", "int8"), engines=4, prompts=16, samples=4)
-FEW = 8
+FEW = 6
 
 
 def one(value: float) -> np.ndarray:
@@ -178,8 +179,10 @@ def test_a_drafter_reads_fewer_weights_and_as_much_cache() -> None:
         assert costs.draft(one(8), far, one(5)) - costs.draft(one(8), near, one(5)) == pytest.approx(cache)
         assert costs.draft(one(1), near, one(5)) < costs.plain(one(1), near)
     whole = guessed(QWEN_7B, H100, 1, FORMATS["bf16"], MIDDLE)
-    ratio = whole.draft(one(1), one(0.0), one(5)) / whole.plain(one(1), one(0.0))
-    assert ratio == pytest.approx(1.0, rel=0.05)  # the host apart, the policy itself
+    host_us = 28 * (MACHINE["draft_layer_us"].at(0) - MACHINE["target_layer_us"].at(0))
+    host_us += (REQUEST_US["draft"] - REQUEST_US["plain"]) * MACHINE["request"].at(0)
+    longer = whole.draft(one(1), one(0.0), one(5)) - whole.plain(one(1), one(0.0))
+    assert longer == pytest.approx(1e-6 * host_us)  # the host apart, it is the policy itself
 
 
 def test_a_measured_model_is_drawn_from_its_covariance() -> None:
@@ -236,7 +239,7 @@ def test_every_token_is_generated_and_every_second_accounted_for() -> None:
 
 
 def test_the_watched_engines_stand_for_hundreds() -> None:
-    scenario = replace(SMALL, engines=256, prompts=2048, samples=4)
+    scenario = replace(SMALL, engines=128, prompts=1024, samples=4)
     costs, curve = guessed(QWEN_7B, H100, 1, FORMATS["int4"], MIDDLE), AcceptanceCurve.constant(0.96, 5)
     for deal in deals(scenario, costs, 2, 0):
         watched = deal.watched(range(len(deal.parts)))
@@ -247,16 +250,17 @@ def test_the_watched_engines_stand_for_hundreds() -> None:
 
 
 def test_more_engines_are_never_slower() -> None:
-    found = [plan(replace(SMALL, engines=engines)) for engines in (1, 2, 4, 8, 16, 64)]
+    found = [plan(replace(SMALL, engines=engines)) for engines in (1, 3, 8, 64)]
     for name in ("plain", "int4", "int8"):
         for before, after in pairwise(found):
             assert middle(after[name].rollout_s) <= 1.001 * middle(before[name].rollout_s), name
-        assert middle(found[3][name].rollout_s) < 0.9 * middle(found[0][name].rollout_s)
+        assert middle(found[-1][name].rollout_s) < 0.95 * middle(found[0][name].rollout_s)
 
 
 def test_more_acceptance_is_never_slower_and_none_leaves_plain_decoding() -> None:
-    rates = (0.0, 0.5, 0.8, 0.9, 0.97, 0.999)
-    found = [plan(replace(SMALL, rejected={"": Range(1 - rate, 1 - rate, "")}))["int4"] for rate in rates]
+    rates = (0.0, 0.7, 0.9, 0.97, 0.999)
+    alone = replace(SMALL, formats=("int4",))
+    found = [plan(replace(alone, rejected={"": Range(1 - rate, 1 - rate, "")}))["int4"] for rate in rates]
     for before, after in pairwise(found):
         for name in ("low", "middle", "high"):
             assert getattr(after.rollout_s, name) <= getattr(before.rollout_s, name) * (1 + 1e-9)
@@ -265,7 +269,7 @@ def test_more_acceptance_is_never_slower_and_none_leaves_plain_decoding() -> Non
     assert middle(found[-1].rollout_ratio) > 1.2
 
 
-@pytest.mark.parametrize("name", ["bandwidth", "kernel_4bit", "draft_layer_us", "request"])
+@pytest.mark.parametrize("name", ["bandwidth", "draft_layer_us", "request"])
 def test_less_knowledge_is_never_a_narrower_range(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     widths = []
     for factor in (1.0, 1.5, 3.0):
@@ -273,7 +277,7 @@ def test_less_knowledge_is_never_a_narrower_range(name: str, monkeypatch: pytest
             middle_value = (spread.low * spread.high) ** 0.5
             wide = factor if known == name else 1.0
             monkeypatch.setitem(assumptions.MACHINE, known, Range(middle_value / wide, middle_value * wide, ""))
-        widths.append(width(plan(SMALL, 16)["int4"].rollout_s))
+        widths.append(width(plan(replace(SMALL, formats=("int4",)), 12)["int4"].rollout_s))
         monkeypatch.undo()
     assert widths[0] <= widths[1] < widths[2]
 
@@ -302,24 +306,27 @@ def test_a_step_is_its_rollout_and_the_rest_unless_they_overlap() -> None:
     [
         ("qwen2.5-7b", "math-qwen2.5-7b", 0.6, 11, 0.196),
         ("llama-3.1-8b", "math-llama-3.1-8b", 0.6, 5, 0.107),
-        ("qwen2.5-14b", "math-qwen2.5-7b", 0.7, 9, 0.168),
+        pytest.param("qwen2.5-14b", "math-qwen2.5-7b", 0.7, 9, 0.168, marks=pytest.mark.full),
     ],
 )
 def test_published_savings_lie_within_the_range(
-    model: str, lengths: str, utilization: float, longest: int, saved: float
+    model: str, lengths: str, utilization: float, longest: int, saved: float, proof: Proof
 ) -> None:
     scenario = Scenario(
         read_model(model), A100, preset(lengths), ("int4",), max_num_seqs=128, most_drafted_for=128,
         gpu_memory_utilization=utilization, max_draft_length=longest,
     )  # fmt: skip
-    ratio = plan(scenario, 20)["int4"].rollout_ratio
+    ratio = plan(scenario, 40)["int4"].rollout_ratio
     assert ratio is not None
-    assert 1 - 1 / ratio.low < saved < 1 - 1 / ratio.high
+    low, median, high = (round(1 - 1 / value, 3) for value in (ratio.low, ratio.middle, ratio.high))
+    table = "savings of a rollout: measured on A100s (arXiv 2606.18967), and planned"
+    proof.row(table, model=model, measured=saved, low=low, median=median, high=high)
+    assert low < saved < high
 
 
 SWEPT: list[tuple[str, Callable[[Scenario], Any]]] = [
     ("batch=8,32", lambda s: s.batch),
-    ("max-length=100,1000", lambda s: s.longest - s.prompt_tokens),
+    ("max-length=100,400", lambda s: s.longest - s.prompt_tokens),
     ("alpha=0.9,0.95", lambda s: 1 - s.rejected[""].low),
     ("tp=1,2", lambda s: s.tensor_parallel),
     ("format=int8,fp8", lambda s: s.formats[0]),
