@@ -19,6 +19,7 @@ from . import drafter, gate
 from .calibrate import calibrate
 from .compare import compare
 from .doctor import doctor
+from .plan import plan
 from .run import CONTEXT, run_job
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -28,6 +29,7 @@ app.command()(calibrate)
 app.command("run", context_settings=CONTEXT)(run_job)
 app.command()(compare)
 app.command()(doctor)
+app.command()(plan)
 
 Mistake: Any = typer.BadParameter.__mro__[2]
 """The base of every error in how a command is called: click's ClickException, or typer's own copy of it."""
