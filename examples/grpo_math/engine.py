@@ -29,6 +29,8 @@ class Rollout:
     """How much each counter of `efficientrollout_stats` grew."""
     timeline: dict[str, list[Any]]
     """Equal-length lists with one entry per decode step."""
+    gate: tuple[dict[str, Any], dict[str, Any]]
+    """`efficientrollout_gate` before and after."""
 
     @property
     def tokens(self) -> int:
@@ -71,7 +73,7 @@ class RolloutEngine:
 
     def rollout(self, prompts: list[list[int]]) -> Rollout:
         """Sample one response for each prompt (token ids)."""
-        before = self.stats()
+        before, gate = self.stats(), self._rpc("efficientrollout_gate")
         self._rpc("efficientrollout_timeline")  # drop what came before
         start = time.perf_counter()
         outputs = self.llm.generate([{"prompt_token_ids": ids} for ids in prompts], self.sampling, use_tqdm=False)
@@ -82,6 +84,7 @@ class RolloutEngine:
             seconds=seconds,
             counts={name: after[name] - before[name] for name in self.COUNTERS},
             timeline=self._rpc("efficientrollout_timeline"),
+            gate=(gate, self._rpc("efficientrollout_gate")),
         )
 
     def refit(self, policy: torch.nn.Module) -> float:

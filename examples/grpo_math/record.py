@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from nemo_rl_efficientrollout.errors import UserError
 from nemo_rl_efficientrollout.files import write_whole
 
+from .account import account_fields
+
 if TYPE_CHECKING:
     from .engine import Rollout
 
@@ -45,7 +47,9 @@ class Step:
     drafter_version: int
     drafter_version_lag: int
     requantize_seconds: float
-    timeline: dict[str, list[Any]] = field(repr=False)
+    seconds_spent: dict[str, float]
+    predicted_ratio: dict[str, float] | None
+    timeline: dict[str, Any] = field(repr=False)
 
 
 def rollout_fields(rollout: "Rollout") -> dict[str, Any]:
@@ -64,7 +68,7 @@ def rollout_fields(rollout: "Rollout") -> dict[str, Any]:
         "acceptance_length": accepted / drafts + 1 if drafts else None,
         "speculating_fraction": counts["speculating_steps"] / decode_steps if decode_steps else None,
         "draft_length_mean": mean(chosen) if chosen else None,
-        "timeline": rollout.timeline,
+        **account_fields(rollout),
     }
 
 
@@ -103,6 +107,7 @@ class Record:
             "reward", "loss", "rollout_seconds", "reward_seconds", "train_seconds", "refit_seconds",
             "total_seconds", "response_tokens", "acceptance_rate", "acceptance_length",
             "speculating_fraction", "draft_length_mean", "drafter_version_lag", "requantize_seconds",
+            "seconds_spent", "predicted_ratio",
         )  # fmt: skip
         return {
             **self._facts,

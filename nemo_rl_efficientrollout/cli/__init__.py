@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,11 +11,11 @@ from .. import __version__, engine_kwargs
 from ..config import parse_overrides
 from ..engine.versions import SUPPORTED, installed_vllm
 from ..errors import UserError
-from ..report import write_report
 from . import drafter, gate
 from .calibrate import calibrate
 from .compare import compare
 from .doctor import doctor
+from .report import report
 from .run import CONTEXT, run_job
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -26,6 +25,7 @@ app.command()(calibrate)
 app.command("run", context_settings=CONTEXT)(run_job)
 app.command()(compare)
 app.command()(doctor)
+app.command()(report)
 
 Mistake: Any = typer.BadParameter.__mro__[2]
 """The base of every error in how a command is called: click's ClickException, or typer's own copy of it."""
@@ -45,22 +45,6 @@ def kwargs(
 ) -> None:
     """Print the vLLM engine arguments for these settings as JSON."""
     typer.echo(json.dumps(engine_kwargs(model, parse_overrides(overrides or [])), indent=2))
-
-
-@app.command()
-def report(
-    run: Annotated[Path, typer.Argument(help="Folder of a run, with its report.json.")],
-) -> None:
-    """Render RUN/report.html again from RUN/report.json."""
-    source = run / "report.json"
-    try:
-        content = json.loads(source.read_text())
-    except OSError as error:
-        raise UserError(f"{source}: {error.strerror}; expected the folder of a finished run") from None
-    except ValueError as error:
-        raise UserError(f"{source} is not valid JSON ({error}); run the job again") from None
-    write_report(content, run / "report.html")
-    typer.echo(str(run / "report.html"))
 
 
 def main() -> None:

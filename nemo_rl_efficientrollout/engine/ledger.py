@@ -27,7 +27,7 @@ class Ledger:
     """What they would have taken by plain decoding, as predicted."""
     ideal_seconds: float = 0.0
     """What they would have taken by the most promising actions, as predicted."""
-    _timeline: deque[tuple[float, int, int, int, int, int, bool, float]] = field(
+    _timeline: deque[tuple[float, int, float, int, int, int, int, bool, float]] = field(
         default_factory=lambda: deque(maxlen=TIMELINE_STEPS)
     )
 
@@ -51,8 +51,8 @@ class Ledger:
             for kept in step.accepted:
                 for position in range(kept):
                     self.accepted_by_position[position] += 1
-        counts = (step.load.batch, step.verified, step.asked, drafted, accepted, step.decode_only)
-        self._timeline.append((finished_at, *counts, step.seconds))
+        lengths, counts = (step.verified, step.asked), (drafted, accepted, step.decode_only)
+        self._timeline.append((finished_at, step.load.batch, step.load.context, *lengths, *counts, step.seconds))
 
     def counters(self) -> dict[str, Any]:
         """A plain dict of all counts."""
@@ -70,7 +70,10 @@ class Ledger:
         rows = list(self._timeline)
         self._timeline.clear()
         start = rows[0][0] - rows[0][-1] if rows else 0.0
-        names = ("seconds", "active", "draft_length", "asked", "drafted", "accepted", "decode_only", "step_seconds")
+        names = (
+            *("seconds", "active", "context", "draft_length", "asked", "drafted", "accepted"),
+            *("decode_only", "step_seconds"),
+        )
         columns: dict[str, list[float]] = {name: [] for name in names}
         for row in rows:
             for name, value in zip(names, (row[0] - start, *row[1:]), strict=True):
