@@ -1,7 +1,9 @@
 """Contents of report.json: a run with everything, and one with nothing."""
 
+import json
 import math
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from nemo_rl_efficientrollout.gate import AutoGate, Load
@@ -81,6 +83,18 @@ def full_run(steps: int = 6, rollouts: int = 2) -> dict[str, Any]:
         "rollout_ratio": {"median": 0.81, "min": 0.75, "max": 0.9, "pairs": 5},
         "alarms": [{"step": 2, "name": "low_acceptance", "text": "acceptance 0.2 is below break-even 0.4"}],
     }
+
+
+def write_job(folder: Path, content: dict[str, Any]) -> Path:
+    """The folder of a run of the job: report.json, and steps.jsonl with the same values."""
+    folder.mkdir(parents=True)
+    (folder / "report.json").write_text(json.dumps(content))
+    with (folder / "steps.jsonl").open("w") as file:
+        for i in range(content["steps"]):
+            lists = {key: value for key, value in content.items() if isinstance(value, list)}
+            row = {key: value[i] for key, value in lists.items() if len(value) == content["steps"]}
+            file.write(json.dumps(row | {"step": i + 1}) + "\n")
+    return folder
 
 
 def without_speculation(steps: int = 6) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def write_plots(model: CostModel, timings: Sequence[Timing], folder: Path, name:
         UserError: matplotlib is not installed, or the folder cannot be written.
     """
     shown = views(model, timings)
-    content = _pngs(shown) | {"gate.html": _page(shown, name or "Cost model").encode()}
+    content = _pngs(shown) | {"gate.html": _page(shown, name).encode()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file, data in content.items():
@@ -44,12 +44,17 @@ def write_plots(model: CostModel, timings: Sequence[Timing], folder: Path, name:
 # HTML
 
 
+def render(model: CostModel, timings: Sequence[Timing] = (), name: str = "") -> str:
+    """The page alone, which needs no matplotlib."""
+    return _page(views(model, timings), name)
+
+
 def _page(shown: Views, name: str) -> str:
     drawn = {"times": _times(shown), "decisions": _decisions(shown), "break_even": _break_even(shown)}
     if shown.fit:
         drawn = {"fit": _fit(shown)} | drawn
     cards = "".join(card(key, _title(key, shown), plot) for key, plot in drawn.items())
-    title = f"{name}: when to speculate"
+    title = f"{name or 'Cost model'}: when to speculate"
     body = f"""<header><h1>{escape(title)}</h1></header>
 <main><div class="cards">{cards}</div></main>
 <noscript><p>The figures need JavaScript; it is inside this file.</p></noscript>"""

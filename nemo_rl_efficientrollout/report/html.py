@@ -19,6 +19,7 @@ from nemo_rl_efficientrollout.report.panels import SHOWN, Panel, Rollout, by_rol
 from nemo_rl_efficientrollout.report.reading import Run, read
 from nemo_rl_efficientrollout.report.style import Figure
 
+DEEPEST = 8  # level of settings that has a line for each entry
 NO_SCRIPT = "<noscript><p>The figures need JavaScript; it is inside this file.</p></noscript>"
 
 
@@ -90,11 +91,7 @@ class Shown:
         yield '<ul class="tiles">'
         for label, value, note in words.tiles(run):
             yield f"<li><span>{label}</span><strong>{value}</strong><small>{note}</small></li>"
-        yield '</ul><div class="facts">'
-        parts = {"Model": _grouped(run.model), "Machine": run.machine, "Settings": run.settings}
-        for title, values in parts.items():
-            yield f"<details open><summary>{title}</summary>{_facts(values)}</details>"
-        yield "</div>"
+        yield "</ul>"
 
     def _main(self) -> Iterator[str]:
         yield from self._inside()
@@ -102,6 +99,10 @@ class Shown:
             drawn = [self._card(panel, panel.figure) for panel in panels if panel.figure]
             if drawn:
                 yield f'<section><h2>{title}</h2><div class="cards">{"".join(drawn)}</div></section>'
+        run = self.run
+        parts = {"Model": _grouped(run.model), "Machine": run.machine, "Settings": run.settings}
+        facts = (f"<details open><summary>{title}</summary>{_facts(one)}</details>" for title, one in parts.items())
+        yield f'<section><h2>About this run</h2><div class="facts">{"".join(facts)}</div></section>'
 
     def _inside(self) -> Iterator[str]:
         if not self._rollouts:
@@ -147,7 +148,7 @@ def _grouped(model: Mapping[str, Any]) -> dict[str, Any]:
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Nested settings as `gate.policy`, in the words of the command line."""
     for key, value in values.items():
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping) and value and prefix.count(".") < DEEPEST:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

@@ -85,10 +85,10 @@ def seconds_spent(run: Run) -> Figure | None:
     """What rollouts and re-quantizing were spent on, stacked; None where only the latter is known."""
     if not any(_known(run.series[key]) for key, *_ in PARTS[:-1]):
         return None
-    return _stack(run, [part for part in PARTS if any(run.series[part[0]])])
+    return _stack(run, [part for part in PARTS if any(run.series[part[0]])], HEIGHT + 110)
 
 
-def _stack(run: Run, parts: Sequence[tuple[str, str, str]]) -> Figure | None:
+def _stack(run: Run, parts: Sequence[tuple[str, str, str]], height: int = HEIGHT + 30) -> Figure | None:
     """Series on each other: bars, or areas where there are many steps."""
     if not any(_known(run.series[key]) for key, *_ in parts):
         return None
@@ -109,7 +109,7 @@ def _stack(run: Run, parts: Sequence[tuple[str, str, str]]) -> Figure | None:
         data.append(trace)
     scale = axis("time (seconds)", rangemode="tozero")
     bars = {"barmode": "stack", "bargap": 0.35}
-    return figure(data, HEIGHT + 30, xaxis=step_axis(run.numbers), yaxis=scale, **bars)
+    return figure(data, height, xaxis=step_axis(run.numbers), yaxis=scale, **bars)
 
 
 def ratio(found: Ratio) -> Figure:
