@@ -33,6 +33,8 @@ class Rollout:
     """Equal-length lists with one entry per decode step."""
     metrics: dict[str, float]
     """What happened meanwhile, under NeMo-RL's names."""
+    gate: tuple[dict[str, Any], dict[str, Any]]
+    """`efficientrollout_gate` before and after."""
 
     @property
     def tokens(self) -> int:
@@ -76,7 +78,8 @@ class RolloutEngine:
 
     def rollout(self, prompts: list[list[int]]) -> Rollout:
         """Sample one response for each prompt (token ids)."""
-        before, counters_before = self.stats(), counters(self.llm.get_metrics())
+        before, gate = self.stats(), self._rpc("efficientrollout_gate")
+        counters_before = counters(self.llm.get_metrics())
         self._rpc("efficientrollout_timeline")  # drop what came before
         start = self._now()
         outputs = self.llm.generate([{"prompt_token_ids": ids} for ids in prompts], self.sampling, use_tqdm=False)
@@ -88,6 +91,7 @@ class RolloutEngine:
             counts={name: after[name] - before[name] for name in self.COUNTERS},
             timeline=self._rpc("efficientrollout_timeline"),
             metrics=step_metrics(counters_before, counters(self.llm.get_metrics())),
+            gate=(gate, self._rpc("efficientrollout_gate")),
         )
 
     def refit(self, policy: torch.nn.Module) -> float:

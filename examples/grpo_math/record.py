@@ -13,6 +13,8 @@ from nemo_rl_efficientrollout.alarm import Alarm
 from nemo_rl_efficientrollout.errors import UserError
 from nemo_rl_efficientrollout.files import append_whole, write_whole
 
+from .account import account_fields
+
 if TYPE_CHECKING:
     from .engine import Rollout
 
@@ -51,7 +53,9 @@ class Step:
     requantize_seconds: float
     metrics: dict[str, float]
     """The engine's, as NeMo-RL would have them."""
-    timeline: dict[str, list[Any]] = field(repr=False)
+    seconds_spent: dict[str, float]
+    predicted_ratio: dict[str, float] | None
+    timeline: dict[str, Any] = field(repr=False)
 
 
 def rollout_fields(rollout: "Rollout") -> dict[str, Any]:
@@ -71,7 +75,7 @@ def rollout_fields(rollout: "Rollout") -> dict[str, Any]:
         "speculating_fraction": counts["speculating_steps"] / decode_steps if decode_steps else None,
         "draft_length_mean": mean(chosen) if chosen else None,
         "metrics": rollout.metrics,
-        "timeline": rollout.timeline,
+        **account_fields(rollout),
     }
 
 
@@ -112,6 +116,7 @@ class Record:
             "reward", "loss", "rollout_seconds", "reward_seconds", "train_seconds", "refit_seconds",
             "total_seconds", "response_tokens", "acceptance_rate", "acceptance_length",
             "speculating_fraction", "draft_length_mean", "drafter_version_lag", "requantize_seconds",
+            "seconds_spent", "predicted_ratio",
         )  # fmt: skip
         return {
             **self._facts,

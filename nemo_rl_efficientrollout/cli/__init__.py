@@ -4,7 +4,6 @@ import io
 import json
 import os
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,13 +12,12 @@ from .. import __version__, engine_kwargs
 from ..config import parse_overrides
 from ..engine.versions import SUPPORTED, installed_vllm
 from ..errors import UserError, one_line
-from ..files import read_json
-from ..report import write_report
 from . import drafter, gate
 from .calibrate import calibrate
 from .compare import compare
 from .doctor import doctor
 from .plan import plan
+from .report import report
 from .run import CONTEXT, run_job
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -30,6 +28,7 @@ app.command("run", context_settings=CONTEXT)(run_job)
 app.command()(compare)
 app.command()(doctor)
 app.command()(plan)
+app.command()(report)
 
 Mistake: Any = typer.BadParameter.__mro__[2]
 """The base of every error in how a command is called: click's ClickException, or typer's own copy of it."""
@@ -49,15 +48,6 @@ def kwargs(
 ) -> None:
     """Print the vLLM engine arguments for these settings as JSON."""
     typer.echo(json.dumps(engine_kwargs(model, parse_overrides(overrides or [])), indent=2))
-
-
-@app.command()
-def report(
-    run: Annotated[Path, typer.Argument(help="Folder of a run, with its report.json.")],
-) -> None:
-    """Render RUN/report.html again from RUN/report.json."""
-    write_report(read_json(run / "report.json", "give the folder of a finished run"), run / "report.html")
-    typer.echo(str(run / "report.html"))
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ def compare(
     # numpy, plotly and W&B: a second that other commands need not wait.
     from ..compare import compare as hold_against
     from ..compare import read_run
-    from ..compare.html import write_page
+    from ..compare.html import write_comparison
     from ..compare.table import show
     from ..compare.to_json import to_json
 
@@ -33,7 +33,7 @@ def compare(
         check_place(out)
     found = hold_against(read_run(run_a), read_run(run_b), skip)
     if out is not None:
-        write_page(found, out)
+        write_comparison(found, out)
     if as_json:
         typer.echo(json.dumps(to_json(found), indent=1, ensure_ascii=False, allow_nan=False, default=str))
     elif not quiet:

@@ -50,6 +50,7 @@ class Comparison:
     steps: the compared training steps, ascending. skipped: first steps left out of each run.
     missing: names of metrics that a run of NeMo-RL has, by who lacks them (`A`, `B`, `both`).
     responses_known: whether the number of responses per step was recorded, for tokens per second.
+    label: what B is called where several runs are held against A.
     """
 
     a: Run
@@ -60,9 +61,10 @@ class Comparison:
     missing: dict[str, list[str]]
     settings: Differences
     responses_known: bool
+    label: str = "B"
 
 
-def compare(a: Run, b: Run, skip: int = 1) -> Comparison:
+def compare(a: Run, b: Run, skip: int = 1, label: str = "B") -> Comparison:
     """Compare run B with baseline A; the first `skip` training steps of each, which warm up, are left out.
 
     Raises:
@@ -79,7 +81,7 @@ def compare(a: Run, b: Run, skip: int = 1) -> Comparison:
             found[metric.name] = compared
         if metric in METRICS and (absent := _absent(compared)) and (metric.expected or absent != "both"):
             missing[absent].append(metric.name)
-    return Comparison(a, b, skip, steps, found, missing, differences(a, b), known)
+    return Comparison(a, b, skip, steps, found, missing, differences(a, b), known, label)
 
 
 def training_steps(run: Run) -> list[int]:

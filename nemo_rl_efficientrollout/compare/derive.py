@@ -31,7 +31,7 @@ def derive(a: Run, b: Run) -> tuple[Run, Run, bool]:
     """
     counts = responses(a), responses(b)
     known = None not in counts
-    return _derived(a, counts[0] if known else None), _derived(b, counts[1] if known else None), known
+    return derived(a, counts[0] if known else None), derived(b, counts[1] if known else None), known
 
 
 def responses(run: Run) -> float | None:
@@ -45,7 +45,8 @@ def responses(run: Run) -> float | None:
     return None
 
 
-def _derived(run: Run, count: float | None) -> Run:
+def derived(run: Run, count: float | None) -> Run:
+    """The run with what follows from its metrics; `count` is the number of responses per batch, None if unknown."""
     series = dict(run.series)
     drafts = series.get(DRAFTS, {})
     for name in (ACCEPTANCE_RATE, ACCEPTANCE_LENGTH):
@@ -55,7 +56,7 @@ def _derived(run: Run, count: float | None) -> Run:
             series[name] = kept
         else:
             series.pop(name, None)
-    tokens, seconds = _tokens(run, count or 1.0), series.get(GENERATION, {})
+    tokens, seconds = generated(run, count or 1.0), series.get(GENERATION, {})
     both = [step for step in seconds if tokens.get(step, 0) > 0 and seconds[step] > 0]
     if both:
         series[PER_TOKEN] = {step: seconds[step] / tokens[step] for step in both}
@@ -64,7 +65,7 @@ def _derived(run: Run, count: float | None) -> Run:
     return replace(run, series=series)
 
 
-def _tokens(run: Run, count: float) -> Series:
+def generated(run: Run, count: float) -> Series:
     """Tokens generated in each step. With dynamic sampling the mean length is that of the step's last batch."""
     batches = run.series.get(BATCHES, {})
     return {step: mean * count * batches.get(step, 1.0) for step, mean in run.series.get(MEAN_TOKENS, {}).items()}

@@ -1,10 +1,10 @@
 """Figures of a comparison: ratios with their intervals, and metrics over steps with bands."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ..report.style import BLUE, GRAY, ORANGE, Figure, axis, figure, rounded, step_axis
+from ..report.style import GRAY, Figure, axis, color_at, figure, rounded, step_axis
 from ..report.thinning import keep_extremes
 from .comparison import Compared, Comparison, training_steps
 from .metrics import (
@@ -21,9 +21,8 @@ from .metrics import (
     By,
     Metric,
 )
-from .run import Series
+from .run import Run, Series
 
-A, B = BLUE, ORANGE
 HEIGHT = 300
 POINTS = 400  # more steps than this are thinned, keeping the extremes
 BAND_POINTS = 200  # places at which a band is drawn, at most
@@ -35,17 +34,23 @@ OVER_STEPS = (
 """Metrics that are drawn over steps where a run has them, in the order of the page."""
 
 
-def draw(found: Comparison) -> Iterator[tuple[str, str, Figure]]:
-    """Element id, title and figure of everything that there is to draw."""
-    ratios = [c for c in found.metrics.values() if c.metric.by is By.RATIO and c.estimate is not None]
-    if ratios:
-        yield "ratios", "B / A with 95 % intervals", _ratios(ratios)
+def draw(found: Sequence[Comparison]) -> Iterator[tuple[str, str, Figure]]:
+    """Element id, title and figure of everything that there is to draw; all comparisons are with the same run A."""
+    metrics = {name: compared.metric for one in found for name, compared in one.metrics.items()}
+    ratios = [name for name, metric in metrics.items() if metric.by is By.RATIO]
+    if ratios := [name for name in ratios if any(_estimate(one, name) is not None for one in found)]:
+        labels = ", ".join(one.label for one in found)
+        yield "ratios", f"{labels} / A with 95 % intervals", _ratios(found, [metrics[name] for name in ratios])
     for name in OVER_STEPS:
-        if name in found.metrics:
-            metric = found.metrics[name].metric
-            yield name.replace("/", "-"), metric.title, _over_steps(found, metric)
-    if positions := [c for name, c in found.metrics.items() if name.startswith(BY_POSITION)]:
-        yield "positions", "Acceptance by draft position, mean over steps", _positions(positions)
+        if name in metrics:
+            yield name.replace("/", "-"), metrics[name].title, _over_steps(found, metrics[name])
+    if positions := [metric for name, metric in metrics.items() if name.startswith(BY_POSITION)]:
+        yield "positions", "Acceptance by draft position, mean over steps", _positions(found, positions)
+
+
+def _estimate(found: Comparison, name: str) -> float | None:
+    compared = found.metrics.get(name)
+    return compared and compared.estimate
 
 
 def band_window(steps: int) -> int:
@@ -53,46 +58,55 @@ def band_window(steps: int) -> int:
     return max(5, steps // 10) | 1
 
 
-def _ratios(ratios: list[Compared]) -> Figure:
-    """A dot and its interval for each metric; the line at 1 is the baseline."""
-    titles = [c.metric.title.split(" (")[0] for c in ratios]
-    bars = [c.interval for c in ratios]
-    values = rounded([c.estimate for c in ratios])
-    trace = {
-        "type": "scatter",
-        "mode": "markers",
-        "name": "B / A",
-        "x": values,
-        "y": titles,
-        "marker": {"size": 10, "color": B},
-        "error_x": {
-            "type": "data",
-            "symmetric": False,
-            "array": rounded([bar.high - x if bar else 0.0 for bar, x in zip(bars, values, strict=True)]),
-            "arrayminus": rounded([x - bar.low if bar else 0.0 for bar, x in zip(bars, values, strict=True)]),
-            "color": B,
-            "thickness": 3,
-        },
-        "hovertemplate": "%{y}: × %{x:.3f}<extra></extra>",
-    }
+def _ratios(found: Sequence[Comparison], metrics: Sequence[Metric]) -> Figure:
+    """A dot and its interval for each metric and run; the line at 1 is the baseline."""
+    data = []
+    for i, one in enumerate(found, start=1):
+        known = [one.metrics[m.name] for m in metrics if _estimate(one, m.name) is not None]
+        data.append(_intervals(f"{one.label} / A", known, color_at(i)))
     return figure(
-        [trace],
-        90 + 38 * len(ratios),
+        data,
+        90 + (16 + 22 * len(found)) * len(metrics),
         hovermode="closest",
-        xaxis=axis("B / A (ratio of medians)", rangemode="normal"),
+        scattermode="group",
+        xaxis=axis("ratio of medians", rangemode="normal"),
         yaxis=axis(autorange="reversed", showgrid=False),
         shapes=[_line(1.0)],
     )
 
 
-def _over_steps(found: Comparison, metric: Metric) -> Figure:
+def _intervals(name: str, known: Sequence[Compared], color: str) -> Figure:
+    bars, values = [c.interval for c in known], rounded([c.estimate for c in known])
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "orientation": "h",
+        "offsetgroup": name,
+        "x": values,
+        "y": [c.metric.title.split(" (")[0] for c in known],
+        "marker": {"size": 10, "color": color},
+        "error_x": {
+            "type": "data",
+            "symmetric": False,
+            "array": rounded([bar.high - x if bar else 0.0 for bar, x in zip(bars, values, strict=True)]),
+            "arrayminus": rounded([x - bar.low if bar else 0.0 for bar, x in zip(bars, values, strict=True)]),
+            "color": color,
+            "thickness": 3,
+        },
+        "hovertemplate": f"%{{y}}, {name}: × %{{x:.3f}}<extra></extra>",
+    }
+
+
+def _over_steps(found: Sequence[Comparison], metric: Metric) -> Figure:
     """Each run's steps as dots, its running median as a line, and the middle 80 % of its neighbours as a band."""
     data: list[Figure] = []
     drawn: set[int] = set()
-    for side, run, color in (("A", found.a, A), ("B", found.b, B)):
+    first = min(one.steps[0] for one in found)
+    for i, (label, run) in enumerate(_runs(found)):
         if series := run.series.get(metric.name):
             drawn |= series.keys()
-            data += _traces(f"{side}: {run.name}", series, found.steps[0], color)
+            data += _traces(f"{label}: {run.name}", series, first, color_at(i))
     steps = sorted(drawn)
     room = 0.02 * (steps[-1] - steps[0]) + 0.5
     layout: Figure = {
@@ -100,9 +114,14 @@ def _over_steps(found: Comparison, metric: Metric) -> Figure:
         "yaxis": axis("" if metric.unit == "1" else metric.unit),
         "showlegend": True,
     }
-    if found.skipped:
-        layout["shapes"] = [_warm_up(found)]
+    if found[0].skipped:
+        layout["shapes"] = [_warm_up(found, first)]
     return figure(data, HEIGHT, **layout)
+
+
+def _runs(found: Sequence[Comparison]) -> list[tuple[str, Run]]:
+    """Every run by its letter; A is that of all comparisons."""
+    return [("A", found[0].a), *((one.label, one.b) for one in found)]
 
 
 def _traces(name: str, series: Series, first: int, color: str) -> list[Figure]:
@@ -145,19 +164,20 @@ def _band(values: list[float]) -> tuple[list[int], list[float], list[float], lis
     return places, low, middle, high
 
 
-def _positions(positions: list[Compared]) -> Figure:
+def _positions(found: Sequence[Comparison], metrics: Sequence[Metric]) -> Figure:
     data: list[Figure] = []
-    for side, color in (("A", A), ("B", B)):
-        summaries = [(c, c.a if side == "A" else c.b) for c in positions]
-        known = [(c.metric.title.split()[-1], s) for c, s in summaries if s is not None]
+    for i, (label, _) in enumerate(_runs(found)):
+        compared = [(m, found[max(i - 1, 0)].metrics.get(m.name)) for m in metrics]
+        summaries = [(m, c and (c.b if i else c.a)) for m, c in compared]
+        known = [(m.title.split()[-1], summary.center) for m, summary in summaries if summary is not None]
         if known:
             data.append(
                 {
                     "type": "bar",
-                    "name": side,
+                    "name": label,
                     "x": [position for position, _ in known],
-                    "y": rounded([summary.center for _, summary in known]),
-                    "marker": {"color": color},
+                    "y": rounded([center for _, center in known]),
+                    "marker": {"color": color_at(i)},
                 }
             )
     return figure(
@@ -172,10 +192,10 @@ def _line(x: float) -> Figure:
     }  # fmt: skip
 
 
-def _warm_up(found: Comparison) -> Figure:
+def _warm_up(found: Sequence[Comparison], end: int) -> Figure:
     """Shades the steps that are left out."""
-    first = min(training_steps(run)[0] for run in (found.a, found.b))
+    first = min(training_steps(run)[0] for _, run in _runs(found))
     return {
-        "type": "rect", "x0": first - 0.5, "x1": found.steps[0] - 0.5, "y0": 0, "y1": 1, "yref": "paper",
+        "type": "rect", "x0": first - 0.5, "x1": end - 0.5, "y0": 0, "y1": 1, "yref": "paper",
         "fillcolor": GRAY, "opacity": 0.12, "line": {"width": 0}, "layer": "below",
     }  # fmt: skip

@@ -40,10 +40,10 @@ def span(compared: Compared) -> str:
     return _signed(f"{show(compared.interval.low)} to {show(compared.interval.high)}")
 
 
-def verdict(compared: Compared) -> str:
+def verdict(compared: Compared, label: str = "B") -> str:
     """What one metric shows: a difference with its interval, or the smallest difference that its interval excludes."""
     if compared.a is None or compared.b is None:
-        return f"only in {'B' if compared.a is None else 'A'}"
+        return f"only in {label if compared.a is None else 'A'}"
     if compared.pairs == 0:
         return "no step has it in both runs"
     if compared.estimate is None:
@@ -55,11 +55,11 @@ def verdict(compared: Compared) -> str:
         return "the same values"
     if compared.metric.by is By.RATIO:
         if compared.differs:
-            return f"B is {estimate(compared)} of A ({span(compared)})"
+            return f"{label} is {estimate(compared)} of A ({span(compared)})"
         return f"no difference seen that exceeds −{_share(1 - low)} or +{_share(high - 1)}"
     if compared.differs:
         direction = "higher" if compared.estimate > 0 else "lower"
-        return f"B is {direction} by {short(abs(compared.estimate))} (B − A: {span(compared)})"
+        return f"{label} is {direction} by {short(abs(compared.estimate))} ({label} − A: {span(compared)})"
     return f"no difference seen that exceeds {_at_least(max(-low, high))}"
 
 
@@ -67,10 +67,10 @@ def conclusions(found: Comparison) -> Iterator[str]:
     """What to take away, most important first."""
     yield from _rollouts(found)
     if (step := found.metrics.get(STEP_TIME)) and step.pairs:
-        yield f"Step time: {verdict(step)}."
+        yield f"Step time: {verdict(step, found.label)}."
     for name, what in ((REWARD, "Reward"), (MISMATCH, "Mismatch of token probabilities")):
         if (level := found.metrics.get(name)) and level.pairs:
-            yield f"{what}: {verdict(level)}."
+            yield f"{what}: {verdict(level, found.label)}."
     if found.settings.unexpected:
         yield f"Settings other than the rollouts' differ, and may be a cause: {_listed(found.settings)}."
 
@@ -80,20 +80,20 @@ def _rollouts(found: Comparison) -> Iterator[str]:
     time, token, length = (found.metrics.get(name) for name in (GENERATION, PER_TOKEN, MEAN_TOKENS))
     if time is None or not time.pairs:
         return
-    yield f"Rollout time: {verdict(time)}."
+    yield f"Rollout time: {verdict(time, found.label)}."
     if token is None or not token.pairs:
         yield "The lengths of responses are not known in both runs: other lengths could pass for speed."
         return
-    yield f"Rollout time per generated token: {verdict(token)}."
+    yield f"Rollout time per generated token: {verdict(token, found.label)}."
     if length is None or length.estimate is None:
         return
     if time.differs and token.differs is False:
         yield (
-            f"B's responses are {estimate(length)} as long, and per generated token no difference is seen: "
+            f"{found.label}'s responses are {estimate(length)} as long, and per generated token no difference is seen: "
             "what differs is the lengths, not the speed."
         )
     elif time.differs is False and token.differs:
-        yield f"B's responses are {estimate(length)} as long, which hides the difference per token."
+        yield f"{found.label}'s responses are {estimate(length)} as long, which hides the difference per token."
 
 
 def caveats(found: Comparison) -> Iterator[str]:
@@ -114,9 +114,9 @@ def caveats(found: Comparison) -> Iterator[str]:
         )
     for side, names in found.missing.items():
         if names:
-            yield f"Missing in {side}: {', '.join(names)}."
+            yield f"Missing in {found.label if side == 'B' else side}: {', '.join(names)}."
     if found.settings.unrecorded:
-        sides = " and ".join(found.settings.unrecorded)
+        sides = " and ".join(found.label if side == "B" else side for side in found.settings.unrecorded)
         yield f"No settings are recorded in {sides}: whether they differ is unknown."
 
 

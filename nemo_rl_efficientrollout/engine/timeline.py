@@ -10,6 +10,7 @@ COLUMNS = np.dtype(
     [
         ("seconds", "f8"),
         ("active", "i4"),
+        ("context", "f8"),
         ("draft_length", "i4"),
         ("asked", "i4"),
         ("drafted", "i4"),
@@ -24,7 +25,7 @@ class Timeline:
     """A ring: what is older than so many steps is lost."""
 
     def __init__(self, steps: int = STEPS) -> None:
-        self._rows = np.full(steps, 0, COLUMNS)  # written, so that its pages are there: 2.4 MB
+        self._rows = np.full(steps, 0, COLUMNS)  # written, so that its pages are there: 3 MB
         self._recorded = 0
 
     def record(self, step: Step, finished_at: float, drafted: int, accepted: int) -> None:
@@ -32,6 +33,7 @@ class Timeline:
         self._rows[self._recorded % len(self._rows)] = (
             finished_at,
             step.load.batch,
+            step.load.context,
             step.verified,
             step.asked,
             drafted,

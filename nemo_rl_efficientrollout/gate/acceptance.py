@@ -64,6 +64,10 @@ class Acceptance:
         """α_i at a context length; shape [γ_max], each in (0, 1)."""
         return self._posterior(bucket(context))[0]
 
+    def rates_by_bucket(self) -> list[Vector]:
+        """α_i of every bucket of context length; each [γ_max]."""
+        return [self._posterior(index)[0] for index in range(BUCKETS)]
+
     def lengths(self, context: float = 0.0) -> Vector:
         """τ(γ) for γ = 0…γ_max: mean tokens per verification, bonus token included; shape [γ_max + 1].
 

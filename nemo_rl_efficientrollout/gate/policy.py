@@ -22,6 +22,7 @@ import numpy as np
 from .acceptance import Acceptance
 from .action import PLAIN, Action, Prediction, actions
 from .cost_model import CostModel
+from .described import Described
 from .foresight import Foresight
 from .online import Tracker
 from .prior import Prior
@@ -184,14 +185,16 @@ class AutoGate:
         return float(np.clip(cycles[self._index[1]] / cycles[0] - 1.0, 0.0, 1.0))
 
     def describe(self) -> dict[str, Any]:
-        """State, counters and trace as JSON types."""
+        """State, counters, what is decided by, and trace as JSON types."""
         return {
             "state": self.state.value,
+            "steps": self._steps,
             "draft_length": self.action.draft_length,
             "switches": self.switches,
             "restarts": self.tracker.restarts if self.tracker else 0,
             "probe_seconds": self.probing.spent,
             "noise": self.tracker.noise if self.tracker else None,
+            "cost_model": self._described(),
             "trace": [
                 {
                     "step": decision.step,
@@ -206,6 +209,11 @@ class AutoGate:
                 for decision in self.trace
             ],
         }
+
+    def _described(self) -> dict[str, Any] | None:
+        if self.tracker is None:
+            return None
+        return Described.of(self.tracker.model, self.acceptance[self._drafter], self.actions).model_dump(mode="json")
 
     def _lengths(self, load: Load) -> Vector:
         return self.acceptance[self._drafter].lengths(load.context)[self._draft_lengths]

@@ -12,10 +12,9 @@ from nemo_rl_efficientrollout.files import write_whole
 from nemo_rl_efficientrollout.gate.cost_model import CostModel
 from nemo_rl_efficientrollout.gate.timing import Timing
 from nemo_rl_efficientrollout.report.gate_views import Line, Views, views
-from nemo_rl_efficientrollout.report.page import page
-from nemo_rl_efficientrollout.report.style import BLUE, GRAY, GREEN, ORANGE, PURPLE, Figure, axis, figure, rounded
+from nemo_rl_efficientrollout.report.page import card, page
+from nemo_rl_efficientrollout.report.style import COLORS, GRAY, Figure, axis, color_at, figure, flat_steps, rounded
 
-COLORS = (BLUE, ORANGE, GREEN, PURPLE, "#c23b5e", GRAY, "#8a6d3b", "#17a2b8")
 TITLES = {
     "fit": "Measured against predicted time",
     "times": "Time of a step over requests",
@@ -32,7 +31,7 @@ def write_plots(model: CostModel, timings: Sequence[Timing], folder: Path, name:
         UserError: matplotlib is not installed, or the folder cannot be written.
     """
     shown = views(model, timings)
-    content = _pngs(shown) | {"gate.html": _page(shown, name or "Cost model").encode()}
+    content = _pngs(shown) | {"gate.html": _page(shown, name).encode()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file, data in content.items():
@@ -45,20 +44,21 @@ def write_plots(model: CostModel, timings: Sequence[Timing], folder: Path, name:
 # HTML
 
 
+def render(model: CostModel, timings: Sequence[Timing] = (), name: str = "") -> str:
+    """The page alone, which needs no matplotlib."""
+    return _page(views(model, timings), name)
+
+
 def _page(shown: Views, name: str) -> str:
     drawn = {"times": _times(shown), "decisions": _decisions(shown), "break_even": _break_even(shown)}
     if shown.fit:
         drawn = {"fit": _fit(shown)} | drawn
-    cards = "".join(
-        f"<figure><h3>{_title(key, shown)}</h3>"
-        f'<div class="plot" id="{key}" style="height:{plot["layout"]["height"]}px"></div></figure>'
-        for key, plot in drawn.items()
-    )
-    title = f"{name}: when to speculate"
+    cards = "".join(card(key, _title(key, shown), plot) for key, plot in drawn.items())
+    title = f"{name or 'Cost model'}: when to speculate"
     body = f"""<header><h1>{escape(title)}</h1></header>
 <main><div class="cards">{cards}</div></main>
 <noscript><p>The figures need JavaScript; it is inside this file.</p></noscript>"""
-    return page(title, body, {"figures": drawn, "rollouts": []})
+    return page(title, body, {"figures": drawn})
 
 
 def _title(key: str, shown: Views) -> str:
@@ -106,7 +106,7 @@ def _decisions(shown: Views) -> Figure:
                 "hovertemplate": "B %{x}, S %{y}: γ = %{customdata}<extra></extra>",
                 "zmin": -0.5,
                 "zmax": len(shown.lengths) - 0.5,
-                "colorscale": _steps(len(shown.lengths)),
+                "colorscale": flat_steps(len(shown.lengths)),
                 "showscale": i == count - 1,
                 "colorbar": {"tickvals": [*range(len(shown.lengths))], "ticktext": [f"γ {x}" for x in shown.lengths]},
                 "xaxis": f"x{suffix}",
@@ -127,23 +127,16 @@ def _decisions(shown: Views) -> Figure:
 
 
 def _break_even(shown: Views) -> Figure:
-    data = [_trace(line, _color(i)) for i, line in enumerate(shown.break_even, start=1)]  # colours as in the decisions
+    data = [
+        _trace(line, color_at(i)) for i, line in enumerate(shown.break_even, start=1)
+    ]  # colours as in the decisions
     return figure(
         data, 420, xaxis=axis("requests (B)", type="log"), yaxis=axis("least acceptance rate α", range=[0, 1.02])
     )
 
 
-def _steps(count: int) -> list[list[Any]]:
-    """A colour scale of flat steps."""
-    return [[edge / count, _color(i)] for i in range(count) for edge in (i, i + 1)]
-
-
-def _color(index: int) -> str:
-    return COLORS[index % len(COLORS)]
-
-
 def _by_name(lines: Sequence[Line]) -> dict[str, str]:
-    return {line.name: _color(i) for i, line in enumerate(lines)}
+    return {line.name: color_at(i) for i, line in enumerate(lines)}
 
 
 def _range(lines: Sequence[Line]) -> tuple[float, float]:
@@ -202,7 +195,9 @@ def _draw_times(axes: Any, shown: Views) -> None:
 
 
 def _draw_decisions(plot: Any, shown: Views) -> None:
-    colors = importlib.import_module("matplotlib.colors").ListedColormap([_color(i) for i in range(len(shown.lengths))])
+    colors = importlib.import_module("matplotlib.colors").ListedColormap(
+        [color_at(i) for i in range(len(shown.lengths))]
+    )
     grid = plot.subplots(1, len(shown.decisions), sharey=True, squeeze=False)[0]
     image = None
     for axes, (alpha, chosen) in zip(grid, shown.decisions.items(), strict=True):
@@ -219,7 +214,7 @@ def _draw_decisions(plot: Any, shown: Views) -> None:
 def _draw_break_even(axes: Any, shown: Views) -> None:
     for i, line in enumerate(shown.break_even, start=1):
         y = [float("nan") if value is None else value for value in line.y]
-        axes.plot(line.x, y, color=_color(i), label=line.name)
+        axes.plot(line.x, y, color=color_at(i), label=line.name)
     axes.set(xscale="log", ylim=(0, 1.02), xlabel="requests (B)", ylabel="least acceptance rate α")
     _batch_ticks(axes, shown)
     axes.legend()

@@ -1,5 +1,5 @@
 "use strict";
-const { figures, rollouts } = JSON.parse(document.getElementById("data").textContent);
+const { figures, pickers = {} } = JSON.parse(document.getElementById("data").textContent);
 const settings = { responsive: true, displayModeBar: false };
 const mouse = matchMedia("(pointer: fine)").matches;
 const paperWidth = 660; // CSS pixels between the margins of an A4 or Letter page
@@ -11,12 +11,15 @@ for (const [id, figure] of Object.entries(figures)) {
   Plotly.newPlot(id, figure.data, forPointer(figure.layout), settings);
 }
 
-const picker = document.getElementById("rollout");
-if (picker) {
+for (const [id, options] of Object.entries(pickers)) {
+  const picker = document.getElementById(id);
   const show = () => {
-    const rollout = rollouts[Number(picker.value)];
-    document.getElementById("sentence").textContent = rollout.sentence;
-    Plotly.react("timeline", rollout.data, forPointer(rollout.layout), settings);
+    const option = options[Number(picker.value)];
+    for (const [place, text] of Object.entries(option.texts)) document.getElementById(place).textContent = text;
+    for (const [place, { data, layout, said }] of Object.entries(option.figures)) {
+      Plotly.react(place, data, forPointer(layout), settings);
+      document.getElementById(place).setAttribute("aria-label", said);
+    }
   };
   picker.addEventListener("change", show);
   show();

@@ -10,11 +10,18 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
+from nemo_rl_efficientrollout.report.alternative import alternative
+from nemo_rl_efficientrollout.report.style import Figure
+
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 
 
 def page(title: str, body: str, data: dict[str, Any]) -> str:
-    """A document of `body`, which is HTML, with `data` for page.js: `figures` by element id, and `rollouts`."""
+    """A document of `body`, which is HTML, with `data` for page.js.
+
+    `figures` by element id; `pickers`, by the id of a select element, each a list with one entry per option: `texts`
+    and `figures` by element id.
+    """
     folder = files(__package__ or "")
     return f"""<!doctype html>
 <html lang="en">
@@ -37,6 +44,15 @@ def page(title: str, body: str, data: dict[str, Any]) -> str:
 </body>
 </html>
 """
+
+
+def card(name: str, title: str, figure: Figure, caption: str = "") -> str:
+    """The place of a figure: its title, a text alternative, and a caption in words. All of them are plain text."""
+    said = escape(f"{title}. {alternative(figure)}", quote=True)
+    height = figure["layout"]["height"]
+    place = f'<div class="plot" id="{name}" role="img" aria-label="{said}" style="height:{height}px"></div>'
+    below = f'<figcaption id="{name}-words">{escape(caption)}</figcaption>' if caption else ""
+    return f"<figure><h3>{escape(title)}</h3>{place}{below}</figure>"
 
 
 def _json(data: object) -> str:

@@ -3,7 +3,10 @@
 Each function gives None when a run has no such values; the page then says so in words.
 """
 
-from nemo_rl_efficientrollout.report.reading import Ratio, Run, Series
+from collections.abc import Sequence
+
+from nemo_rl_efficientrollout.report.checked import Series
+from nemo_rl_efficientrollout.report.reading import Ratio, Run
 from nemo_rl_efficientrollout.report.style import (
     BLUE,
     GRAY,
@@ -11,6 +14,7 @@ from nemo_rl_efficientrollout.report.style import (
     MANY_STEPS,
     ORANGE,
     PURPLE,
+    RED,
     Figure,
     axis,
     figure,
@@ -21,6 +25,16 @@ from nemo_rl_efficientrollout.report.thinning import keep_extremes
 
 BUCKETS = 400  # more steps than this are thinned, keeping the extremes
 HEIGHT = 270
+PARTS = (
+    ("spent_plain", "plain decoding", BLUE),
+    ("spent_draft", "drafting", ORANGE),
+    ("spent_verify", "verifying", RED),
+    ("spent_undivided", "drafting and verifying", "#8a6d3b"),
+    ("spent_prefill", "steps with prefills", "#17a2b8"),
+    ("spent_between", "between engine steps", GRAY),
+    ("requantize_seconds", "re-quantizing", PURPLE),
+)
+"""What seconds are spent on, from the bottom of the stack up."""
 
 
 def reward(run: Run) -> Figure | None:
@@ -64,6 +78,18 @@ def seconds(run: Run) -> Figure | None:
         ("train_seconds", "train", GREEN),
         ("refit_seconds", "refit", PURPLE),
     )
+    return _stack(run, parts)
+
+
+def seconds_spent(run: Run) -> Figure | None:
+    """What rollouts and re-quantizing were spent on, stacked; None where only the latter is known."""
+    if not any(_known(run.series[key]) for key, *_ in PARTS[:-1]):
+        return None
+    return _stack(run, [part for part in PARTS if any(run.series[part[0]])], HEIGHT + 110)
+
+
+def _stack(run: Run, parts: Sequence[tuple[str, str, str]], height: int = HEIGHT + 30) -> Figure | None:
+    """Series on each other: bars, or areas where there are many steps."""
     if not any(_known(run.series[key]) for key, *_ in parts):
         return None
     kept = keep_extremes(run.numbers, [run.series[key] for key, *_ in parts], BUCKETS)
@@ -83,7 +109,7 @@ def seconds(run: Run) -> Figure | None:
         data.append(trace)
     scale = axis("time (seconds)", rangemode="tozero")
     bars = {"barmode": "stack", "bargap": 0.35}
-    return figure(data, HEIGHT + 30, xaxis=step_axis(run.numbers), yaxis=scale, **bars)
+    return figure(data, height, xaxis=step_axis(run.numbers), yaxis=scale, **bars)
 
 
 def ratio(found: Ratio) -> Figure:

@@ -5,6 +5,7 @@ colours of the data are here: mid-tones that keep a contrast of 3:1 on white and
 and that stay apart for colour-blind readers.
 """
 
+import math
 from typing import Any
 
 Figure = dict[str, Any]
@@ -14,7 +15,9 @@ ORANGE = "#d9700f"
 GREEN = "#0f9d7a"
 PURPLE = "#9a6fc4"
 GRAY = "#7d8794"
+RED = "#c23b5e"
 PLAIN, SPECULATING = BLUE, ORANGE
+COLORS = (BLUE, ORANGE, GREEN, PURPLE, RED, GRAY, "#8a6d3b", "#17a2b8")
 
 GRID = "rgba(128, 138, 150, 0.25)"
 NO_BREAK = "\u00a0"  # a number and its unit stay on one line
@@ -40,7 +43,7 @@ def step_axis(numbers: list[int]) -> dict[str, Any]:
     return axis(
         "training step",
         showgrid=False,
-        range=[1 - half, max(numbers, default=1) + half],
+        range=[min(numbers, default=1) - half, max(numbers, default=1) + half],
         **({"tickvals": numbers} if few else {"tickformat": "d", "nticks": 8}),
     )
 
@@ -68,6 +71,16 @@ def figure(data: list[dict[str, Any]], height: int, **layout: Any) -> Figure:
     return {"data": data, "layout": base | layout}
 
 
+def color_at(index: int) -> str:
+    """The colour of the entry at `index` of a list; they repeat after eight."""
+    return COLORS[index % len(COLORS)]
+
+
+def flat_steps(count: int) -> list[list[Any]]:
+    """A colour scale of `count` flat steps, for a map of whole numbers from 0."""
+    return [[edge / count, color_at(i)] for i in range(count) for edge in (i, i + 1)]
+
+
 def short(value: float | None, digits: int = 3) -> str:
     """A number for reading: `1.2 M`, `0.713`; a dash for none."""
     if value is None:
@@ -86,4 +99,4 @@ def percent(value: float | None) -> str:
 
 def rounded(values: list) -> list:
     """Five significant digits: more than a screen shows, and a third of the bytes."""
-    return [None if value is None else float(f"{value:.5g}") for value in values]
+    return [None if value is None or not math.isfinite(value) else float(f"{value:.5g}") for value in values]

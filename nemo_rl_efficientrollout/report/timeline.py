@@ -1,16 +1,16 @@
 """One rollout over time: the batch drains, and speculation fills the tail.
 
-Three rows on one time axis: active requests (coloured by whether the engine speculated), draft
-length γ, and acceptance.
+Four rows on one time axis: active requests (coloured by whether the engine speculated), draft
+length γ, acceptance, and tokens per second.
 """
 
-from dataclasses import dataclass
 from itertools import pairwise
 
-from nemo_rl_efficientrollout.report.reading import Timeline
+from nemo_rl_efficientrollout.report.rollout import Timeline
 from nemo_rl_efficientrollout.report.style import (
     GREEN,
     PLAIN,
+    PURPLE,
     SPECULATING,
     Figure,
     axis,
@@ -21,25 +21,7 @@ from nemo_rl_efficientrollout.report.style import (
 )
 from nemo_rl_efficientrollout.report.thinning import keep_extremes, windowed_rate
 
-SHOWN = 40  # rollouts that can be selected; the newest ones
-POINT_BUDGET = 4000  # buckets over all rollouts, so that many rollouts stay a small file
 RATE_WINDOWS = 60
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A rollout ready for the page."""
-
-    step: int
-    sentence: str
-    figure: Figure
-
-
-def draw_all(timelines: list[Timeline]) -> list[Drawn]:
-    """The newest rollouts, oldest first."""
-    newest = timelines[-SHOWN:]
-    buckets = min(300, POINT_BUDGET // max(len(newest), 1))
-    return [Drawn(t.step, sentence(t), draw(t, buckets)) for t in newest]
 
 
 def sentence(timeline: Timeline) -> str:
@@ -73,6 +55,9 @@ def draw(timeline: Timeline, buckets: int) -> Figure:
     speculating = [a if g > 0 else 0 for a, g in zip(active, lengths, strict=True)]
     windows = min(RATE_WINDOWS, len(timeline.seconds))
     centers, rates = windowed_rate(timeline.seconds, timeline.accepted, timeline.drafted, windows)
+    # A step gives each request the token that the target samples, and the drafts that it accepts before.
+    tokens = [a + b for a, b in zip(timeline.active, timeline.accepted, strict=True)]
+    _, speeds = windowed_rate(timeline.seconds, tokens, _durations(timeline), windows)
     step = {"type": "scatter", "mode": "lines", "x": seconds}
     data = [
         step | _area("plain decoding", plain, PLAIN),
@@ -104,16 +89,27 @@ def draw(timeline: Timeline, buckets: int) -> Figure:
             "showlegend": False,
             "hovertemplate": "%{y:.0%}",
         },
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": "tokens per second",
+            "x": rounded(centers),
+            "y": rounded(speeds),
+            "yaxis": "y4",
+            "line": {"color": PURPLE, "width": 1.5},
+            "showlegend": False,
+        },
     ]
     top = max(timeline.draft_length)
     return figure(
         data,
-        560,
+        640,
         showlegend=True,
-        xaxis=axis("seconds since the rollout began", anchor="y3", showgrid=False, hoverformat=".2f"),
-        yaxis=axis("active requests", domain=[0.48, 1], rangemode="tozero", nticks=6),
-        yaxis2=axis("γ (tokens)", domain=[0.25, 0.41], range=[-0.05 * top, 1.15 * top or 1], nticks=4),
-        yaxis3=axis("acceptance", domain=[0, 0.18], range=[0, 1.05], tickformat=".0%", nticks=3),
+        xaxis=axis("seconds since the rollout began", anchor="y4", showgrid=False, hoverformat=".2f"),
+        yaxis=axis("active requests", domain=[0.62, 1], rangemode="tozero", nticks=6),
+        yaxis2=axis("γ", domain=[0.44, 0.56], range=[-0.05 * top, 1.15 * top or 1], nticks=4),
+        yaxis3=axis("acceptance", domain=[0.24, 0.37], range=[0, 1.05], tickformat=".0%", nticks=3),
+        yaxis4=axis("tokens / s", domain=[0, 0.17], rangemode="tozero", nticks=4),
     )
 
 

@@ -1,9 +1,15 @@
 """The report in words: summary tiles, the comparison, and whether the drafter stayed fresh."""
 
+from collections.abc import Iterator
+from itertools import groupby
 from typing import NamedTuple
 
-from nemo_rl_efficientrollout.report.reading import Ratio, Run, Series
+from nemo_rl_efficientrollout.report.checked import Series
+from nemo_rl_efficientrollout.report.reading import Ratio, Run
+from nemo_rl_efficientrollout.report.steps import PARTS
 from nemo_rl_efficientrollout.report.style import percent, short
+
+NAMED_STEPS = 6  # of an alarm
 
 
 class Tile(NamedTuple):
@@ -57,6 +63,29 @@ def freshness(run: Run) -> tuple[bool, str] | None:
         f"Drafter stale at {len(stale):,} of {len(known):,} steps (first: step {stale[0]:,}): "
         "its version differs from the policy's."
     )
+
+
+def alarms(run: Run) -> Iterator[str]:
+    """A line for each kind of alarm: its name, the steps at which it rang, and what it said first."""
+    kinds = sorted(run.alarms, key=lambda alarm: alarm.name)
+    for name, group in groupby(kinds, key=lambda alarm: alarm.name):
+        found = list(group)
+        steps = sorted({alarm.step for alarm in found})
+        named = ", ".join(f"{step:,}" for step in steps[:NAMED_STEPS])
+        more = f" and {len(steps) - NAMED_STEPS:,} more" if len(steps) > NAMED_STEPS else ""
+        at = "step" if len(steps) == 1 else "steps"
+        yield f"Alarm {name} at {at} {named}{more}: {found[0].text}"
+
+
+def totals(run: Run) -> str:
+    """What the seconds of all steps went to, the largest share first."""
+    sums = {name: sum(_known(run.series[key])) for key, name, _ in PARTS}
+    whole = sum(sums.values())
+    if whole <= 0:
+        return ""
+    shares = sorted(((amount / whole, name) for name, amount in sums.items() if amount > 0), reverse=True)
+    listed = ", ".join(f"{name} {percent(share)}" for share, name in shares)
+    return f"Of {short(whole)} s of rollouts and re-quantizing: {listed}."
 
 
 def progress(run: Run) -> str:

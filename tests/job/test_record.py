@@ -33,10 +33,11 @@ def rollout(drafts: int = 0, drafted: int = 0, accepted: int = 0, steps: int = 4
         "accepted": [0] * (steps - speculating) + [accepted] * speculating,
         "step_seconds": [0.1] * steps,
     }
+    timeline |= {"context": [9.0] * steps, "asked": [0] * steps, "decode_only": [True] * steps}
+    gate = {"gate": "FixedGate"}
     metrics = {"efficientrollout/regret_estimate": 0.01, "refit/requantize_s": 0.5}
-    return SimpleNamespace(
-        responses=[[1], [1, 2, 3]], seconds=2.0, tokens=4, counts=counts, timeline=timeline, metrics=metrics
-    )
+    given = SimpleNamespace(responses=[[1], [1, 2, 3]], seconds=2.0, tokens=4, counts=counts, timeline=timeline)
+    return SimpleNamespace(**vars(given), gate=(gate, gate), metrics=metrics)
 
 
 def step(number: int, loss: float = 0.5, **counts: int) -> Step:

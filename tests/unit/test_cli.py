@@ -28,7 +28,7 @@ def test_version_names_the_supported_engines() -> None:
     [
         (["kwargs", "m", "--set", "gte.mode=off"], "did you mean 'gate'"),
         (["kwargs", "m", "--set", "nonsense"], "key=value"),
-        (["report", "/no/such/run"], "/no/such/run/report.json"),
+        (["report", "/no/such/run"], "/no/such/run: no such folder"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(arguments: list[str], expected: str) -> None:
