@@ -90,7 +90,7 @@ def test_grids(proof: Proof, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     file.write_text(json.dumps(CALIBRATION))
     with counted("grid on stdin", tmp_path, proof) as tally:
 
-        @profile(proof, full=1_000, quick=100)
+        @profile(proof, full=1_000, quick=15)
         @given(file_of(GRID, as_csv), seeds, LENGTHS)
         def run(data: bytes, seed: int, lengths: str) -> None:
             for content in damaged(data, seed):
@@ -111,7 +111,7 @@ def test_model_configs(proof: Proof, tmp_path: Path) -> None:
         counted("config.json, model of the job", tmp_path, proof) as models,
     ):
 
-        @profile(proof, full=1_000, quick=100)
+        @profile(proof, full=1_000, quick=30)
         @given(st.one_of(file_of(MODEL), file_of(EXPERTS)), seeds, st.sampled_from((1, 2, 7, 10**9)))
         def run(data: bytes, seed: int, tensor_parallel: int) -> None:
             def read() -> None:

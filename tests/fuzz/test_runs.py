@@ -39,7 +39,7 @@ def test_reports(proof: Proof, tmp_path: Path) -> None:
     file = tmp_path / "report.json"
     with counted("report.json, drawn", tmp_path, proof) as tally:
 
-        @profile(proof, full=400, quick=40)
+        @profile(proof, full=400, quick=12)
         @given(file_of(REPORT))
         def run(data: bytes) -> None:
             file.write_bytes(data)
@@ -57,7 +57,7 @@ def test_the_jobs_own_runs(proof: Proof, tmp_path: Path) -> None:
     plain = read_run(str(right))
     with counted("steps.jsonl and report.json, compared", tmp_path, proof) as tally:
 
-        @profile(proof, full=300, quick=30)
+        @profile(proof, full=300, quick=8)
         @given(
             file_of(STEPS, as_lines), st.one_of(st.just(json.dumps(REPORT).encode()), file_of(REPORT)), st.booleans()
         )

@@ -56,7 +56,7 @@ pairs = st.one_of(
 def test_mappings(proof: Proof, tmp_path: Path) -> None:
     with counted("settings: mapping", tmp_path, proof) as tally:
 
-        @profile(proof, full=5_000, quick=400)
+        @profile(proof, full=5_000, quick=200)
         @given(st.one_of(spoiled(SETTINGS, objects), objects), st.sampled_from((1, 5, 32)))
         def run(source: Any, longest: int) -> None:
             def read() -> None:
@@ -92,7 +92,7 @@ def test_omegaconf(proof: Proof, tmp_path: Path) -> None:
 def test_overrides(proof: Proof, tmp_path: Path) -> None:
     with counted("settings: key=value", tmp_path, proof) as tally:
 
-        @profile(proof, full=2_500, quick=400)
+        @profile(proof, full=2_500, quick=150)
         @given(st.lists(pairs, max_size=4))
         def run(given_pairs: list[str]) -> None:
             tally.judge(lambda: read_settings(parse_overrides(given_pairs)))
@@ -103,7 +103,7 @@ def test_overrides(proof: Proof, tmp_path: Path) -> None:
 def test_translation(proof: Proof, tmp_path: Path) -> None:
     with counted("NeMo-RL configuration", tmp_path, proof) as tally:
 
-        @profile(proof, full=4_000, quick=300)
+        @profile(proof, full=4_000, quick=100)
         @given(spoiled(NEMO_RL, objects, most=4))
         def run(config: Any) -> None:
             if not isinstance(config, dict):
@@ -178,7 +178,7 @@ def test_launcher(proof: Proof, tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     with counted("NeMo-RL configuration file and overrides", tmp_path, proof) as tally:
 
-        @profile(proof, full=400, quick=60)
+        @profile(proof, full=400, quick=15)
         @given(
             spoiled(NEMO_RL, YAML_VALUES).map(lambda value: json.dumps(value).encode()),
             seeds,

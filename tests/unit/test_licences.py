@@ -1,8 +1,7 @@
 """Licences of everything that is installed from requirements/cpu.lock, and of what the package itself needs.
 
-Nothing of it is distributed with this package, which is Apache-2.0: its wheel holds its own files alone, and pip fetches
-the rest. So a copyleft licence binds nobody here, but each one is known by name, and none is among what is imported by
-the package's own code except as listed.
+Nothing of it is distributed with this package, which is Apache-2.0: its wheel holds its own files alone, and pip
+fetches the rest. What is not permissive is known by name, and none of it comes with the package itself.
 """
 
 import re
