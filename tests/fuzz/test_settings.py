@@ -72,7 +72,7 @@ def test_mappings(proof: Proof, tmp_path: Path) -> None:
 def test_omegaconf(proof: Proof, tmp_path: Path) -> None:
     with counted("settings: OmegaConf", tmp_path, proof) as tally:
 
-        @profile(proof, full=2_000, quick=100)
+        @profile(proof, full=1_000, quick=100)
         @given(spoiled(SETTINGS, st.one_of(scalars, st.sampled_from(("${nothing}", "???", "${gate.seed}", "${a:b}")))))
         def run(source: Any) -> None:
             try:
@@ -92,7 +92,7 @@ def test_omegaconf(proof: Proof, tmp_path: Path) -> None:
 def test_overrides(proof: Proof, tmp_path: Path) -> None:
     with counted("settings: key=value", tmp_path, proof) as tally:
 
-        @profile(proof, full=2_500, quick=150)
+        @profile(proof, full=1_500, quick=150)
         @given(st.lists(pairs, max_size=4))
         def run(given_pairs: list[str]) -> None:
             tally.judge(lambda: read_settings(parse_overrides(given_pairs)))
@@ -103,7 +103,7 @@ def test_overrides(proof: Proof, tmp_path: Path) -> None:
 def test_translation(proof: Proof, tmp_path: Path) -> None:
     with counted("NeMo-RL configuration", tmp_path, proof) as tally:
 
-        @profile(proof, full=4_000, quick=100)
+        @profile(proof, full=3_000, quick=100)
         @given(spoiled(NEMO_RL, objects, most=4))
         def run(config: Any) -> None:
             if not isinstance(config, dict):
@@ -178,7 +178,7 @@ def test_launcher(proof: Proof, tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     with counted("NeMo-RL configuration file and overrides", tmp_path, proof) as tally:
 
-        @profile(proof, full=400, quick=15)
+        @profile(proof, full=200, quick=15)
         @given(
             spoiled(NEMO_RL, YAML_VALUES).map(lambda value: json.dumps(value).encode()),
             seeds,
