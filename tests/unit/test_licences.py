@@ -9,6 +9,7 @@ import tomllib
 from collections import Counter
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -49,7 +50,7 @@ UNDECLARED = {"setuptools": "MIT", "oss-harmony": "Apache"}
 
 def declared(name: str) -> str:
     """What the metadata say: an SPDX expression, classifiers or free text."""
-    metadata = distribution(name).metadata
+    metadata: Any = distribution(name).metadata
     classifiers = [c for c in metadata.get_all("Classifier") or [] if c.startswith("License ::")]
     spoken = (metadata.get("License") or "").strip().splitlines()[:1]
     said = metadata.get("License-Expression") or " AND ".join(c.rpartition(" :: ")[2] for c in classifiers)
