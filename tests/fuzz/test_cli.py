@@ -189,7 +189,7 @@ SPOILED = st.sampled_from(sorted(DOCUMENTS)).flatmap(
 def test_calls(path: tuple[str, ...], command: Any, proof: Proof, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with counted(f"efficientrollout {' '.join(path)}", place, proof, both=False) as tally:
 
-        @profile(proof, full=80, quick=10)
+        @profile(proof, full=25, quick=4)
         @given(calls(path, command), st.one_of(st.just({}), SPOILED), INPUT)
         def run(arguments: list[str], spoiled: dict[str, bytes], given_input: bytes) -> None:
             restore(place, spoiled)
