@@ -23,6 +23,8 @@ def whole(config: Block, key: str, where: str, default: int) -> int:
     value = config.get(key)
     if value is None:
         return default
+    if isinstance(value, float) and value.is_integer():  # a resolver divided
+        value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 2**31:
         raise SettingsError(f"{_path(where, key)} is {shown(value)}, expected a whole number")
     return value

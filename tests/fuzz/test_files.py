@@ -38,7 +38,7 @@ def test_calibrations(proof: Proof, tmp_path: Path) -> None:
     file, again = tmp_path / "calibration.json", tmp_path / "again.json"
     with counted("calibration JSON", tmp_path, proof) as tally:
 
-        @profile(proof, full=9_000, quick=150)
+        @profile(proof, full=500, quick=50)
         @given(file_of(CALIBRATION), seeds)
         def run(data: bytes, seed: int) -> None:
             def read() -> None:
@@ -57,7 +57,7 @@ def test_model_constants(proof: Proof, tmp_path: Path) -> None:
     file = tmp_path / "constants.json"
     with counted("model constants JSON", tmp_path, proof) as tally:
 
-        @profile(proof, full=9_000, quick=200)
+        @profile(proof, full=3_000, quick=60)
         @given(file_of(CONSTANTS), seeds)
         def run(data: bytes, seed: int) -> None:
             for content in damaged(data, seed):
@@ -71,7 +71,7 @@ def test_sweeps(proof: Proof, tmp_path: Path) -> None:
     file = tmp_path / "sweep.csv"
     with counted("sweep CSV", tmp_path, proof) as tally:
 
-        @profile(proof, full=9_000, quick=200)
+        @profile(proof, full=1_500, quick=60)
         @given(file_of(SWEEP, as_csv), seeds)
         def run(data: bytes, seed: int) -> None:
             def read() -> None:
@@ -90,7 +90,7 @@ def test_grids(proof: Proof, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     file.write_text(json.dumps(CALIBRATION))
     with counted("grid on stdin", tmp_path, proof) as tally:
 
-        @profile(proof, full=5_000, quick=100)
+        @profile(proof, full=400, quick=15)
         @given(file_of(GRID, as_csv), seeds, LENGTHS)
         def run(data: bytes, seed: int, lengths: str) -> None:
             for content in damaged(data, seed):
@@ -103,9 +103,15 @@ def test_grids(proof: Proof, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_model_configs(proof: Proof, tmp_path: Path) -> None:
     file = tmp_path / "config.json"
-    with counted("a model's config.json", tmp_path, proof) as tally:
+    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "tokenizer.json").touch()
+    with (
+        counted("config.json, sizes", tmp_path, proof) as sizes,
+        counted("config.json, layers to probe", tmp_path, proof) as layers,
+        counted("config.json, model of the job", tmp_path, proof) as models,
+    ):
 
-        @profile(proof, full=8_000, quick=200)
+        @profile(proof, full=1_400, quick=30)
         @given(st.one_of(file_of(MODEL), file_of(EXPERTS)), seeds, st.sampled_from((1, 2, 7, 10**9)))
         def run(data: bytes, seed: int, tensor_parallel: int) -> None:
             def read() -> None:
@@ -116,12 +122,10 @@ def test_model_configs(proof: Proof, tmp_path: Path) -> None:
 
             for content in damaged(data, seed):
                 file.write_bytes(content)
-                tally.judge(read)
-                tally.judge(lambda: layer_shapes(read_json(file, "give one"), tensor_parallel))
-                tally.judge(lambda: check_model_directory(tmp_path))
+                sizes.judge(read)
+                layers.judge(lambda: layer_shapes(read_json(file, "give one"), tensor_parallel))
+                models.judge(lambda: check_model_directory(tmp_path))
 
-        (tmp_path / "model.safetensors").touch()
-        (tmp_path / "tokenizer.json").touch()
         run()
 
 
@@ -129,7 +133,7 @@ def test_problems(proof: Proof, tmp_path: Path) -> None:
     file = tmp_path / "problems.jsonl"
     with counted("problems JSONL", tmp_path, proof) as tally:
 
-        @profile(proof, full=8_000, quick=150)
+        @profile(proof, full=1_000, quick=50)
         @given(file_of(PROBLEMS, as_lines), seeds)
         def run(data: bytes, seed: int) -> None:
             for content in damaged(data, seed):
@@ -159,7 +163,7 @@ def test_job_options(proof: Proof, tmp_path: Path) -> None:
     )
     with counted("options of the job", tmp_path, proof) as tally:
 
-        @profile(proof, full=6_000, quick=150)
+        @profile(proof, full=1_500, quick=50)
         @given(changes, st.lists(st.one_of(words, scalars.map("gate.seed={}".format)), max_size=2))
         def run(changed: dict[str, Any], settings: list[str]) -> None:
             def read() -> None:

@@ -23,7 +23,7 @@ from .documents import CONSTANTS, MODEL, PROBLEMS, REPORT, STEPS, SWEEP, as_csv,
 from .oracle import counted
 
 MEGABYTE = 2**20
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+pytestmark = [pytest.mark.full, pytest.mark.filterwarnings("ignore::RuntimeWarning")]
 
 
 def lines(text: str) -> str:

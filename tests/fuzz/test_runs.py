@@ -39,7 +39,7 @@ def test_reports(proof: Proof, tmp_path: Path) -> None:
     file = tmp_path / "report.json"
     with counted("report.json, drawn", tmp_path, proof) as tally:
 
-        @profile(proof, full=5_000, quick=40)
+        @profile(proof, full=200, quick=12)
         @given(file_of(REPORT))
         def run(data: bytes) -> None:
             file.write_bytes(data)
@@ -57,7 +57,7 @@ def test_the_jobs_own_runs(proof: Proof, tmp_path: Path) -> None:
     plain = read_run(str(right))
     with counted("steps.jsonl and report.json, compared", tmp_path, proof) as tally:
 
-        @profile(proof, full=4_000, quick=30)
+        @profile(proof, full=150, quick=8)
         @given(
             file_of(STEPS, as_lines), st.one_of(st.just(json.dumps(REPORT).encode()), file_of(REPORT)), st.booleans()
         )
@@ -83,7 +83,7 @@ def test_wandb_runs(proof: Proof, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(wandb_offline, "_inspect", lambda file, *options: said[bool(options)])
     with counted("W&B run, as its inspector prints it", tmp_path, proof) as tally:
 
-        @profile(proof, full=4_000, quick=30)
+        @profile(proof, full=150, quick=30)
         @given(spoiled(INSPECTED, most=4), spoiled(facts))
         def run(records: Any, summary: Any) -> None:
             said[:] = as_lines(records), json.dumps(summary)
@@ -103,7 +103,7 @@ def test_tensorboard_runs(proof: Proof, tmp_path: Path) -> None:
     good = file.read_bytes()
     with counted("TensorBoard events", tmp_path, proof) as tally:
 
-        @profile(proof, full=3_000, quick=30)
+        @profile(proof, full=300, quick=30)
         @given(
             st.lists(st.tuples(st.integers(0, len(good) - 1), st.binary(max_size=12)), max_size=3), st.integers(0, 3)
         )
@@ -137,7 +137,7 @@ def test_tensorboard_values(proof: Proof, tmp_path: Path) -> None:
     )
     with counted("TensorBoard events, well framed", tmp_path, proof) as tally:
 
-        @profile(proof, full=4_000, quick=30)
+        @profile(proof, full=250, quick=30)
         @given(st.lists(values, max_size=8))
         def run(rows: list[tuple[str, float, int, bytes | None]]) -> None:
             with file.open("wb") as stream:

@@ -24,7 +24,7 @@ from tests.proof import Proof
 
 from .documents import NEMO_RL, SETTINGS
 from .oracle import counted
-from .wild import broken_text, choice, deep, objects, profile, scalars, spoiled, words
+from .wild import choice, damaged, deep, objects, profile, scalars, seeds, spoiled, words
 
 KEYS = [
     *("drafter.format", "drafter.lm_head", "refit.refresh", "draft_length.max", "draft_length.max_requests", "strict"),
@@ -56,7 +56,7 @@ pairs = st.one_of(
 def test_mappings(proof: Proof, tmp_path: Path) -> None:
     with counted("settings: mapping", tmp_path, proof) as tally:
 
-        @profile(proof, full=14_000, quick=400)
+        @profile(proof, full=5_000, quick=200)
         @given(st.one_of(spoiled(SETTINGS, objects), objects), st.sampled_from((1, 5, 32)))
         def run(source: Any, longest: int) -> None:
             def read() -> None:
@@ -72,7 +72,7 @@ def test_mappings(proof: Proof, tmp_path: Path) -> None:
 def test_omegaconf(proof: Proof, tmp_path: Path) -> None:
     with counted("settings: OmegaConf", tmp_path, proof) as tally:
 
-        @profile(proof, full=4_000, quick=100)
+        @profile(proof, full=1_000, quick=100)
         @given(spoiled(SETTINGS, st.one_of(scalars, st.sampled_from(("${nothing}", "???", "${gate.seed}", "${a:b}")))))
         def run(source: Any) -> None:
             try:
@@ -92,7 +92,7 @@ def test_omegaconf(proof: Proof, tmp_path: Path) -> None:
 def test_overrides(proof: Proof, tmp_path: Path) -> None:
     with counted("settings: key=value", tmp_path, proof) as tally:
 
-        @profile(proof, full=14_000, quick=400)
+        @profile(proof, full=1_500, quick=150)
         @given(st.lists(pairs, max_size=4))
         def run(given_pairs: list[str]) -> None:
             tally.judge(lambda: read_settings(parse_overrides(given_pairs)))
@@ -103,7 +103,7 @@ def test_overrides(proof: Proof, tmp_path: Path) -> None:
 def test_translation(proof: Proof, tmp_path: Path) -> None:
     with counted("NeMo-RL configuration", tmp_path, proof) as tally:
 
-        @profile(proof, full=12_000, quick=300)
+        @profile(proof, full=3_000, quick=100)
         @given(spoiled(NEMO_RL, objects, most=4))
         def run(config: Any) -> None:
             if not isinstance(config, dict):
@@ -176,21 +176,21 @@ HYDRA = [
 @pytest.mark.usefixtures("nemo_rl")
 def test_launcher(proof: Proof, tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
-    text = json.dumps(NEMO_RL)
     with counted("NeMo-RL configuration file and overrides", tmp_path, proof) as tally:
 
-        @profile(proof, full=5_000, quick=60)
+        @profile(proof, full=200, quick=15)
         @given(
-            st.one_of(spoiled(NEMO_RL, YAML_VALUES).map(lambda value: json.dumps(value).encode()), broken_text(text)),
+            spoiled(NEMO_RL, YAML_VALUES).map(lambda value: json.dumps(value).encode()),
+            seeds,
             st.lists(st.one_of(st.sampled_from(HYDRA), words), max_size=3),
         )
-        def run(data: bytes, given_overrides: list[str]) -> None:
-            file.write_bytes(data)
-
+        def run(data: bytes, seed: int, given_overrides: list[str]) -> None:
             def read() -> None:
                 read_job(file, given_overrides)
                 json.dumps(translated(launcher.read_config(file, given_overrides)), default=str)
 
-            tally.judge(read)
+            for content in damaged(data, seed, copies=3):
+                file.write_bytes(content)
+                tally.judge(read)
 
         run()

@@ -46,6 +46,9 @@ GOOD = Options(
         ({"dtype": "int4"}, "--dtype is 'int4': give one of bfloat16"),
         ({"name": "../b"}, "--name is '../b'"),
         ({"name": ".cache"}, "--name is '.cache'"),
+        ({"name": "a\nb"}, "--name is 'a\\nb'"),
+        ({"steps": 10**12}, "--steps is 1000000000000"),
+        ({"seed": -1}, "--seed is -1"),  # numpy and vLLM take none
         ({"name": ""}, "--name is ''"),
         ({"prompt": "no place"}, "--prompt has no '{problem}'"),
     ],

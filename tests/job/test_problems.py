@@ -43,6 +43,8 @@ def test_both_forms_and_blank_lines(tmp_path: Path) -> None:
         ('{"problem": "1+1?", "answer": true}', "'answer' must be a non-empty text"),
         ('{"problem": "1+1?", "answer": NaN}', "'answer' must be a non-empty text"),
         ('{"problem": "1+1?", "answer": "???"}', "no number or LaTeX formula"),
+        ('{"problem": "1+1?", "answer": ' + "9" * 5000 + "}", "a number of 5000 digits"),
+        ('{"problem": "1+1?", "answer": "' + "1+" * 5000 + '1"}', "'answer' has 10001 characters"),
         ('{"question": "1+1?", "answer": "2"}', "no '####'"),
         ('{"question": "1+1?", "answer": "2 ####"}', "no number or LaTeX formula"),
     ],

@@ -13,6 +13,7 @@ from nemo_rl_efficientrollout.compare.bootstrap import (
     log_ratio_of_medians,
 )
 from nemo_rl_efficientrollout.compare.comparison import Comparison, compare
+from nemo_rl_efficientrollout.compare.derive import responses
 from nemo_rl_efficientrollout.compare.metrics import (
     ACCEPTANCE_RATE,
     GENERATION,
@@ -269,3 +270,14 @@ def test_series_hold_finite_numbers_of_each_step_in_order():
 def test_an_interval_of_a_ratio_comes_from_its_logarithm():
     found = Interval(0.0, np.log(2), 3).exp()
     assert (found.low, found.high, found.block) == pytest.approx((1.0, 2.0, 3))
+
+
+def test_values_that_no_ratio_can_hold_are_left_out():
+    series = collect([(1, {"a": 1e308, "b": 1e-300, "c": 10**299, "d": 0.0, "e": 1e30})])
+    assert set(series) == {"d", "e"}
+
+
+@pytest.mark.parametrize("count", [10**300, 1e300, "4", True, -1, float("nan")], ids=range(6))
+def test_settings_that_count_nothing_are_not_counted(count: object):
+    config = {"grpo": {"num_prompts_per_step": 4, "num_generations_per_prompt": 8, "batch_multiplier": count}}
+    assert responses(run(history(2), config)) in (None, 32.0)

@@ -13,7 +13,7 @@ import wandb
 
 from examples.grpo_math import wandb_log
 from examples.grpo_math.record import Record, Step
-from nemo_rl_efficientrollout.compare import read_run
+from nemo_rl_efficientrollout.compare import read_run, wandb_offline
 from nemo_rl_efficientrollout.compare import wandb_online as online
 from nemo_rl_efficientrollout.compare.metrics import GENERATION, REWARD
 from nemo_rl_efficientrollout.errors import UserError
@@ -278,3 +278,33 @@ def test_mistakes_are_one_line_and_exit_code_2(recorded: Path, arguments: list[s
     assert done.returncode == 2
     assert expected in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "5",
+        "{}",
+        '{"type": "history"}',
+        '{"type": "history", "history": {"item": 3}}',
+        '{"type": "history", "history": {"item": {"_step": "x"}}}',
+        '{"type": "history", "history": {"item": {"_step": NaN}}}',
+        "[" * 10_000,
+    ],
+    ids=range(7),
+)
+def test_rows_that_are_none_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str):
+    file = tmp_path / "run.wandb"
+    file.touch()
+    monkeypatch.setattr(wandb_offline, "_inspect", lambda file, *options: line)
+    with pytest.raises(UserError, match=r"run\.wandb .*; it needs wandb 0\.31 or newer and a whole file"):
+        read_run(str(file))
+
+
+def test_an_event_file_with_a_record_that_is_none_is_named(tmp_path: Path):
+    from tensorboard.summary.writer.record_writer import RecordWriter  # pyright: ignore
+
+    with (tmp_path / "events.out.tfevents.1").open("wb") as stream:
+        RecordWriter(stream).write(b"\x00")
+    with pytest.raises(UserError, match="holds a record that is no event"):
+        read_run(str(tmp_path))

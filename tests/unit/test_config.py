@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from nemo_rl_efficientrollout import Settings, engine_kwargs, read_settings
 from nemo_rl_efficientrollout.config import parse_overrides, read_gate
 from nemo_rl_efficientrollout.engine import versions
-from nemo_rl_efficientrollout.errors import SettingsError, UnsupportedError, UserError
+from nemo_rl_efficientrollout.errors import LONGEST_LINE, SettingsError, UnsupportedError, UserError
 
 BLOCK = {"drafter": {"format": "bf16"}, "draft_length": {"max": 3}, "gate": {"mode": "fixed", "draft_length": 2}}
 
@@ -130,3 +130,25 @@ def test_unsupported_vllm_means_plain_decoding_with_a_warning_or_an_error_if_str
 
 def test_an_unquoted_off_in_yaml_is_the_mode_off() -> None:
     assert read_settings({"gate": {"mode": False}}).gate.mode == "off"
+
+
+def test_an_interpolation_that_leads_nowhere_is_named() -> None:
+    node = OmegaConf.create({"block": {"strict": "${nowhere}"}})
+    with pytest.raises(SettingsError, match="nowhere"):
+        read_settings(node.block)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5000, "a" + ".a" * 5000], ids=range(3))
+def test_texts_without_end_are_refused_in_one_line(text: str) -> None:
+    for pair in (f"gate.seed={text}", f"{text}=1", f"gate.seed.{text}=1"):
+        with pytest.raises(SettingsError) as refusal:
+            read_settings(parse_overrides([pair]))
+        assert len(str(refusal.value)) <= LONGEST_LINE
+
+
+@pytest.mark.parametrize(
+    "block", [{"draft_length": {"max_requests": 10**5000}}, {"gate": {"seed": 2**63}}], ids=range(2)
+)
+def test_numbers_that_no_engine_takes_are_refused(block: Any) -> None:
+    with pytest.raises(SettingsError, match="less than"):
+        read_settings(block)

@@ -1,8 +1,7 @@
 """Licences of everything that is installed from requirements/cpu.lock, and of what the package itself needs.
 
-Nothing of it is distributed with this package, which is Apache-2.0: its wheel holds its own files alone, and pip fetches
-the rest. So a copyleft licence binds nobody here, but each one is known by name, and none is among what is imported by
-the package's own code except as listed.
+Nothing of it is distributed with this package, which is Apache-2.0: its wheel holds its own files alone, and pip
+fetches the rest. What is not permissive is known by name, and none of it comes with the package itself.
 """
 
 import re
@@ -10,6 +9,7 @@ import tomllib
 from collections import Counter
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -50,7 +50,7 @@ UNDECLARED = {"setuptools": "MIT", "oss-harmony": "Apache"}
 
 def declared(name: str) -> str:
     """What the metadata say: an SPDX expression, classifiers or free text."""
-    metadata = distribution(name).metadata
+    metadata: Any = distribution(name).metadata
     classifiers = [c for c in metadata.get_all("Classifier") or [] if c.startswith("License ::")]
     spoken = (metadata.get("License") or "").strip().splitlines()[:1]
     said = metadata.get("License-Expression") or " AND ".join(c.rpartition(" :: ")[2] for c in classifiers)

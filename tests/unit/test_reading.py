@@ -63,7 +63,7 @@ def test_only_words_are_compared() -> None:
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "{", "9" * (MOST_DIGITS + 1), "\ud800"], ids=range(4))
 def test_json_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match="^here is not valid JSON.*; mend it$"):
+    with pytest.raises(UserError, match=r"^here is not valid JSON.*; mend it$"):
         parse_json(text, "here", "mend it")
 
 
@@ -89,7 +89,7 @@ def test_a_file_has_a_limit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nowhere", "x" * 5000, "nul\x00", "half \ud800", ""], ids=range(5))
 def test_paths_that_cannot_be_read_are_named(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match="^cannot read .*; mend it$"):
+    with pytest.raises(UserError, match=r"^cannot read .*; mend it$"):
         read_text(tmp_path / name, "mend it")
 
 
@@ -117,6 +117,6 @@ def test_places_where_nothing_can_be_written_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="^cannot write "):
+    with pytest.raises(UserError, match=r"^cannot write "):
         check_place(Path(name))
     check_place(Path("new"))

@@ -96,6 +96,7 @@ def test_a_missing_required_key_is_named(tmp_path, key):
         ({"reward": ["high"]}, "'reward'"),
         ({"settings": "fast"}, "'settings'"),
         ({"steps": None}, "'steps'"),
+        ({"steps": 10**9}, "'steps'"),
         ({"timeline": [{"seconds": [0]}]}, "'active'"),
         ({"timeline": [{"seconds": [0, 1], "active": [1]}]}, "'active'"),
     ],

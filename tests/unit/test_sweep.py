@@ -103,6 +103,8 @@ def test_mistakes_in_rows_are_one_line(tmp_path: Path, change, expected: list[st
         (b"", ["empty", "batch,seq"]),
         (b"batch,seq,gama,mode,median_ms\n", ["s.csv:1", "'gamma'", "did you mean 'gama'"]),
         (b"batch,seq,gamma,mode,median_ms,seq\n", ["s.csv:1", "two columns", "'seq'"]),
+        (b"batch,seq,gamma,mode,median_ms," + b"x," * 200_000 + b"\n", ["two columns", "'x'"]),  # in no time
+        (HEADER.encode() + b"1,256,0," + b"x" * 100_000 + b",9\n", ["s.csv:2", "mode is 'xxx"]),
         (b"\xff\xfe\x00", ["UTF-8"]),
         (HEADER.encode() + b"1,256,0,target_\x00decode,9\n", ["s.csv:2"]),
         (

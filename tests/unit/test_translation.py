@@ -109,6 +109,15 @@ REFUSED = [
     ({"efficientrollout": {"gate": {"mod": "off"}}}, "did you mean 'gate.mode'"),
     ({"policy__model_name": None}, "policy.model_name is missing"),
     ({"vllm_cfg": None}, "vllm_cfg is missing"),
+    ({"vllm_cfg": [1]}, "policy.generation.vllm_cfg is [1], expected a block"),
+    ({"vllm_kwargs": "x"}, "policy.generation.vllm_kwargs is 'x', expected a block"),
+    ({"vllm_kwargs__additional_config": 5}, "additional_config is 5, expected a block"),
+    ({"vllm_cfg__max_model_len": None}, "max_model_len is 0: lower the first or raise"),
+    ({"vllm_cfg__max_model_len": "many"}, "vllm_cfg.max_model_len is 'many', expected a whole number"),
+    ({"vllm_cfg__tensor_parallel_size": [2]}, "vllm_cfg.tensor_parallel_size is [2], expected a whole number"),
+    ({"vllm_cfg__env_vars": 1}, "vllm_cfg.env_vars is 1, expected a block"),
+    ({"backend": 10**5000}, "backend is int too large to show"),
+    ({"policy__generation": [1]}, "policy.generation is [1], expected a block"),
     ({"vllm_cfg__max_model_len": 7}, "max_model_len is 7: lower the first or raise"),
     ({"vllm_kwargs__speculative_config": {"rejection_sample_method": "synthetic"}}, "synthetic acceptance"),
     ({"vllm_kwargs__speculative_config": {"method": "eagle3"}}, "speculative_config is set already"),
@@ -131,7 +140,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "said"), REFUSED)
+@pytest.mark.parametrize(("changes", "said"), REFUSED, ids=[said for _, said in REFUSED])
 def test_what_cannot_work_is_refused_in_one_line(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(SettingsError) as refusal:
         translated(training(**changes))
@@ -142,6 +151,7 @@ def test_what_cannot_work_is_refused_in_one_line(changes: dict[str, Any], said: 
 ACCEPTED = [
     {},
     {"vllm_cfg__max_model_len": 8},
+    {"vllm_cfg__max_model_len": 512.0},
     {"vllm_kwargs__speculative_config": {"num_speculative_tokens": 0}},
     {"vllm_kwargs__worker_cls": NIXL_WORKER, "refit_transport": "nixl"},
     {"vllm_cfg__precision": "fp8", "efficientrollout": {"drafter": {"format": "bf16"}}},
