@@ -61,7 +61,7 @@ class RolloutEngine:
         on_gpu = torch.cuda.is_available()
         check_vllm_version()  # plain decoding is no way out: only the plugin can load new weights
         self.settings = settings
-        self._now = Clock()
+        self.now = Clock()
         self.dtype = getattr(torch, dtype)
         self.sampling = SamplingParams(temperature=temperature, max_tokens=max_new_tokens, detokenize=False)
         self.llm = LLM(
@@ -81,9 +81,9 @@ class RolloutEngine:
         before, gate = self.stats(), self._rpc("efficientrollout_gate")
         counters_before = counters(self.llm.get_metrics())
         self._rpc("efficientrollout_timeline")  # drop what came before
-        start = self._now()
+        start = self.now()
         outputs = self.llm.generate([{"prompt_token_ids": ids} for ids in prompts], self.sampling, use_tqdm=False)
-        seconds = self._now() - start
+        seconds = self.now() - start
         after = self.stats()
         return Rollout(
             responses=[list(output.outputs[0].token_ids) for output in outputs],
@@ -96,11 +96,11 @@ class RolloutEngine:
 
     def refit(self, policy: torch.nn.Module) -> float:
         """Give the policy's weights to the engine, which re-quantizes its drafter; seconds."""
-        start = self._now()
+        start = self.now()
         # named_parameters lists a tied head once, under the embedding's name, as checkpoints do.
         weights = {name: w.detach().to(self.dtype) for name, w in policy.named_parameters()}
         self._rpc("efficientrollout_load_weights", weights)
-        return self._now() - start
+        return self.now() - start
 
     def set_gate(self, gate: dict[str, Any]) -> None:
         """Switch how draft lengths are chosen; the keys are those of the setting `gate`."""

@@ -16,8 +16,6 @@ from transformers.trainer_callback import PrinterCallback
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from nemo_rl_efficientrollout.clock import Clock
-
 from .engine import RolloutEngine
 from .options import Options
 from .prompts import encode
@@ -30,7 +28,7 @@ class StepClock(TrainerCallback):
 
     def __init__(self, engine: RolloutEngine, policy: PreTrainedModel, on_step: Callable[[Step], None]):
         self.engine, self.policy, self.on_step = engine, policy, on_step
-        self.now = Clock()
+        self.now = engine.now  # one clock for parts and whole: they would see different jumps
         self.started = 0.0
         self.fields: dict[str, Any] = {}
 

@@ -262,10 +262,10 @@ class AutoGate:
             self._learn_baseline(step)
 
     def _learn_baseline(self, step: Step) -> None:
+        self.probing.lend(step.seconds)
         self._baseline.append(step.seconds)
         if len(self._baseline) < BASELINE_STEPS:
             return
-        self.probing.lend(median(self._baseline))
         terms = Terms(tuple(self.acceptance), self._padding)
         prior = self._prior.scaled(terms, *step.load, median(self._baseline))
         self.tracker = Tracker(CostModel(terms, prior.mean(terms), prior.covariance(terms), 0.05))

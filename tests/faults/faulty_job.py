@@ -26,7 +26,7 @@ def in_mid_rollout(run_dir: Path, strike: Any) -> None:
             strike()
         return run(runner, *args, **kwargs)
 
-    SelfSpeculativeRunner.execute_model = execute_model
+    SelfSpeculativeRunner.execute_model = execute_model  # type: ignore[method-assign, assignment]
 
 
 def explode() -> None:

@@ -1,7 +1,6 @@
-"""An engine in processes of its own, a fault in one of them, and the engine after it.
+"""Engines in processes of their own, and a fault in one of them: front end, engine core and worker, as in production.
 
-Front end, engine core and worker are three processes, as in production. Run as `python -m tests.faults.separate FAULT
-MODEL NEW_MODEL`; prints one JSON object as its last line.
+Run as `python -m tests.faults.separate MODEL NEW_MODEL FAULT…`; prints a line of JSON for each fault.
 """
 
 import json
@@ -16,8 +15,8 @@ from typing import Any
 
 from vllm import LLM, SamplingParams
 
-from tests.engines import generate, prompts, set_gate, start
-from tests.faults.drafting import SETTINGS, drafts_of
+from tests.engines import prompts, start
+from tests.faults.drafting import SETTINGS
 from tests.faults.observed import error_of
 from tests.models import VOCABULARY, weights_of
 
@@ -72,12 +71,6 @@ def core_process(llm: LLM) -> int:
     return llm.llm_engine.engine_core.resources.engine_manager.processes[0].pid  # type: ignore[attr-defined]
 
 
-def new_engine(model: Path) -> LLM:
-    return start(
-        model, SETTINGS, worker_extension_cls=f"{__name__.replace('__main__', 'tests.faults.separate')}.FaultyWorker"
-    )
-
-
 def in_mid_rollout(llm: LLM, strike: Callable[[], Any]) -> dict[str, Any]:
     """Strike when every request has some tokens and none is done; what the caller sees, and after how long."""
     engine = llm.llm_engine
@@ -113,8 +106,9 @@ def in_mid_refit(llm: LLM, weights: dict[str, Any]) -> dict[str, Any]:
     return {"error": error, "seconds": time.monotonic() - begun - 2.0, "tokens_before": 0, "tokens": []}
 
 
-def main(fault: str, model: Path, new: Path) -> dict[str, Any]:
-    llm = new_engine(model)
+def seen(fault: str, model: Path, new: Path) -> dict[str, Any]:
+    """What the caller of an engine sees of a fault."""
+    llm = start(model, SETTINGS, worker_extension_cls="tests.faults.separate.FaultyWorker")
     worker = llm.collective_rpc("worker_process")[0]
     strikes: dict[str, Callable[[], Any]] = {
         "kill core": lambda: os.kill(core_process(llm), signal.SIGKILL),
@@ -124,18 +118,15 @@ def main(fault: str, model: Path, new: Path) -> dict[str, Any]:
         "answers fail": lambda: llm.collective_rpc("fail_in_answers"),
         "answers late": lambda: llm.collective_rpc("answer_late", args=(3.0,)),
     }
-    refit = fault == "kill core in refit"
-    seen = in_mid_refit(llm, weights_of(new)) if refit else in_mid_rollout(llm, strikes[fault])
-    llm.llm_engine.engine_core.shutdown()
-    again = new_engine(model)
-    set_gate(again, mode="off")
-    plain = generate(again, BATCH, TOKENS)
-    seen["right"] = seen["tokens"] == plain
-    seen["recovered"] = drafts_of(again, BATCH, plain)
-    again.llm_engine.engine_core.shutdown()
-    del seen["tokens"]
-    return seen
+    try:
+        return (
+            in_mid_refit(llm, weights_of(new)) if fault == "kill core in refit" else in_mid_rollout(llm, strikes[fault])
+        )
+    finally:
+        llm.llm_engine.engine_core.shutdown()
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))))
+    models = Path(sys.argv[1]), Path(sys.argv[2])
+    for name in sys.argv[3:]:
+        print(json.dumps({"fault": name} | seen(name, *models)), flush=True)
