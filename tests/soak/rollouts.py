@@ -20,7 +20,7 @@ HOME_EVERY, SLEEP_EVERY, AUTO_EVERY = 25, 50, 10
 AUTO_SPELL = 3
 STEP = 2e-3
 """Of the walk, in standard deviations of each tensor."""
-TOKENS = [4, 8, 12, 16]
+TOKENS = [3, 6, 9, 12]
 BATCH = prompts(len(TOKENS), VOCABULARY, shortest=16, longest=16)
 """All of one length: every new number of rows is a new kernel for oneDNN, which keeps a thousand of them."""
 

@@ -50,7 +50,7 @@ def tier(proof: Proof) -> Tier:
 
 @pytest.fixture(scope="module")
 def rollouts(tmp_path_factory: pytest.TempPathFactory, proof: Proof) -> Rollouts:
-    model = save_tiny_model(tmp_path_factory.mktemp("model"), hidden=64, sharpness=2.0)
+    model = save_tiny_model(tmp_path_factory.mktemp("model"), hidden=64, layers=1, sharpness=2.0)
     return Rollouts(model, enforce_eager=not proof.full)
 
 
