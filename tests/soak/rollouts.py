@@ -52,7 +52,7 @@ class Rollouts:
         self.llm: LLM = start(model, SETTINGS | {"gate": FIXED}, **(ENGINE | vllm))
         self.cycles = 0
         self.drafted, self.accepted = array("l"), array("l")
-        """Tokens in each cycle; none where the automatic gate chose. Arrays: what the test keeps must not look grown."""
+        """Tokens in each cycle, none where the automatic gate chose. Arrays: what a test keeps must be little."""
         self._walk = Walk(model)
         self._at_home: list[list[int]] | None = None
 
