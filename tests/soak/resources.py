@@ -4,6 +4,7 @@ import ctypes
 import gc
 import os
 import sys
+from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,7 +70,9 @@ def _entries(roots: Iterable[Any]) -> int:
         if id(thing) in seen:
             continue
         seen.add(id(thing))
-        if isinstance(thing, dict):
+        if isinstance(thing, deque) and thing.maxlen is not None:
+            entries += thing.maxlen  # bounded: as if it were full
+        elif isinstance(thing, dict):
             entries += len(thing)
             waiting += thing.values()
         elif hasattr(thing, "nbytes"):  # an array: its length is what could grow

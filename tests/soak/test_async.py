@@ -73,7 +73,7 @@ def test_nothing_grows_in_either_process(tmp_path: Path, monkeypatch: pytest.Mon
     at: list[int] = []
 
     async def soak() -> None:
-        rollouts = Rollouts(save_tiny_model(tmp_path, hidden=64, sharpness=2.0))
+        rollouts = Rollouts(save_tiny_model(tmp_path, hidden=64, layers=1, sharpness=2.0))
         try:
             (child,) = multiprocessing.active_children()
             for number in range(1, CYCLES + 1):
