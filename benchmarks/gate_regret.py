@@ -99,7 +99,7 @@ def _made_up(timings: list[Timing], options: Any, progress: Progress) -> Record:
             measured = Measured(sweep.timings)
             published = fit_published(sweep.timings, sweep.constants, sweep.bandwidth, sweep.flops)
             rows = _chosen(sweep.timings, measured, RANDOM_ROWS, fit)
-            policies = (_best(published), by_model(fit(sweep.timings).model), by_model(fit(rows).model))
+            policies = (by_roofline(published), by_model(fit(sweep.timings).model), by_model(fit(rows).model))
             regrets = {name: judge(policy, measured) for name, policy in zip(names, policies, strict=True)}
         for name in names[1:]:
             ratios[name].append(regrets[name].mean / regrets["published"].mean)
@@ -152,7 +152,7 @@ def _published(record: Record, measured: Measured, model: Roofline) -> None:
         for length in list(cell)[1:]:
             errors[length].append(abs(model.cycle(batch, context, length) / cell[length] - 1.0))
     found = {g: fmean(values) for g, values in sorted(errors.items())}
-    _add(record, "published model, best γ", [judge(_best(model), measured)], found)
+    _add(record, "published model, best γ", [judge(by_roofline(model), measured)], found)
     record.notes.append(
         f"published gate: one γ, on while its model predicts {THRESHOLD:g} times the speed of plain decoding; "
         "published model: the same constants, choosing among all γ; all rows, its own fit"
@@ -167,7 +167,9 @@ def _on_off(model: Roofline, length: int) -> Policy:
     return policy
 
 
-def _best(model: Roofline) -> Policy:
+def by_roofline(model: Roofline) -> Policy:
+    """The γ with the most tokens per second by the published model."""
+
     def policy(batch: int, context: float, alpha: float, lengths: tuple[int, ...]) -> int:
         return min(lengths, key=lambda g: model.cycle(batch, context, g) / acceptance_length(alpha, g))
 

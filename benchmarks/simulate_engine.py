@@ -4,11 +4,12 @@ Every round calibrates the engine with its own tool, notes acceptance in a rollo
 the round's problems in every mode: plain decoding, each fixed γ, the gate; every second round backwards. Of what it
 predicts the simulator is told the lengths of prompts and responses, nothing else: costs are those of the round's own
 calibration and of the next one's, acceptance is that of the other rollouts, and in the gate's place the real gate runs,
-started from the same file and with all that it learns in the rounds before.
+started from the same file and with all that it learns in the rounds before; the time that it takes to think is its own.
 """
 
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nemo_rl_efficientrollout.gate import AutoGate, Gate
+from nemo_rl_efficientrollout.gate import AutoGate, Gate, Load, Step
 from nemo_rl_efficientrollout.gate.calibration import Provenance, from_fit, load, save
 from nemo_rl_efficientrollout.gate.fit import fit
 from nemo_rl_efficientrollout.gate.gates import FixedGate
@@ -55,6 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=at_least(2), default=8, help="default: 8")
     parser.add_argument("--calibrate-seconds", type=float, default=12.0, help="in every round; default: 12")
     parser.add_argument("--warm-start-steps", type=at_least(1), default=500, help="of the demo's model; default: 500")
+    parser.add_argument(
+        "--clock", choices=("wall", "cpu"), default="wall", help="cpu: seconds of this process, for a shared machine"
+    )
     parser.add_argument("--cache", type=Path, metavar="DIR", help="where the demo's model is kept, such as runs/.cache")
     options = parser.parse_args(arguments)
     check_writable(parser, options.json, options.markdown)
@@ -62,8 +66,10 @@ def main(arguments: list[str] | None = None) -> int:
         options.models, options.draft_lengths, options.requests = "demo", (2,), 8
         options.rounds, options.calibrate_seconds, options.warm_start_steps = 2, 2.0, 5
     set_job_environment()
+    if options.clock == "cpu":  # the engine's, too: it has one thread and always something to do
+        time.perf_counter = time.process_time
     progress = Progress(options.quiet)
-    names = ("models", "draft_lengths", "requests", "rounds", "calibrate_seconds", "warm_start_steps", "quick")
+    names = ("models", "draft_lengths", "requests", "rounds", "calibrate_seconds", "warm_start_steps", "clock", "quick")
     record = Record(
         "simulate_engine",
         "rollout seconds predicted by the simulator and measured, int8 drafter, T = 1",
@@ -86,6 +92,8 @@ def main(arguments: list[str] | None = None) -> int:
                 _report(record, job.name, _measure(job, Path(directory), options, progress))
                 job.close()
     record.notes += [
+        "seconds: "
+        + ("of the clock" if options.clock == "wall" else "CPU time of the process, whose engine has one thread"),
         f"predicted / measured: median over rounds, and its interval from drawing rounds; goal: within {GOAL:.0%}",
         "over plain: seconds of plain decoding over those of the mode, medians over rounds",
     ]
@@ -149,19 +157,35 @@ def _measure(job: Any, directory: Path, options: Any, progress: Progress) -> Mea
 
 def _predict(measured: Measured, mode: str, costs: Sequence[Costs], seed: int) -> list[float]:
     """Seconds of every round's rollout, in their order: a gate goes on with what it learned."""
-    gate: Gate
-    if mode == AUTO:
-        model = load(measured.calibration).cost_model()
-        gate = AutoGate(measured.acceptance().max_draft_length, model)
-    else:
-        gate = FixedGate(0 if mode == PLAIN else int(mode.removeprefix("γ = ")))
     acceptance = measured.acceptance()
-    return [
-        Engine(cost, acceptance, gate, measured.limits, measured.max_requests, seed=1000 * seed + index)
-        .rollout(_workload(rollout))
-        .seconds
-        for index, (cost, rollout) in enumerate(zip(costs, measured.rollouts[mode], strict=True))
-    ]
+    gate: Gate = FixedGate(int(mode.removeprefix("γ = ")) if mode not in (PLAIN, AUTO) else 0)
+    if mode == AUTO:
+        gate = TimedGate(acceptance.max_draft_length, load(measured.calibration).cost_model())
+    predicted = []
+    for index, (cost, rollout) in enumerate(zip(costs, measured.rollouts[mode], strict=True)):
+        engine = Engine(cost, acceptance, gate, measured.limits, measured.max_requests, seed=1000 * seed + index)
+        thinking = gate.seconds if isinstance(gate, TimedGate) else 0.0
+        seconds = engine.rollout(_workload(rollout)).seconds
+        predicted.append(seconds + (gate.seconds - thinking if isinstance(gate, TimedGate) else 0.0))
+    return predicted
+
+
+class TimedGate(AutoGate):
+    """The engine waits while its gate thinks, and calibration runs without one: its time is taken as it simulates."""
+
+    seconds = 0.0
+
+    def choose(self, load: Load) -> int:
+        started = time.perf_counter()
+        try:
+            return super().choose(load)
+        finally:
+            self.seconds += time.perf_counter() - started
+
+    def observe(self, step: Step) -> None:
+        started = time.perf_counter()
+        super().observe(step)
+        self.seconds += time.perf_counter() - started
 
 
 def _workload(rollout: Rollout) -> Workload:

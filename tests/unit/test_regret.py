@@ -1,9 +1,13 @@
 """Judging ways to choose γ: by hand, against known machines, and the goals on the published sweep."""
 
 from pathlib import Path
+from statistics import fmean, median
 
 import pytest
 
+from benchmarks.gate_regret import by_roofline
+from benchmarks.made_up import made_up
+from benchmarks.published_gate import fit_published
 from nemo_rl_efficientrollout.gate.action import actions
 from nemo_rl_efficientrollout.gate.design import choose
 from nemo_rl_efficientrollout.gate.fit import fit
@@ -18,8 +22,10 @@ from nemo_rl_efficientrollout.gate.regret import (
     judge,
     speedups,
 )
+from nemo_rl_efficientrollout.gate.sweep import read_sweep
 from nemo_rl_efficientrollout.gate.timing import Timing
 from tests import sweeps
+from tests.proof import Proof
 
 SMALL = [
     Timing("plain", 1, 100.0, 0, 10.0),
@@ -136,3 +142,43 @@ def test_goals_with_24_rows_of_its_own_choice(tmp_path: Path) -> None:
     regret = judge(by_model(fit(rows).model), Measured(timings))
     assert regret.mean <= 0.010
     assert regret.p95 <= 0.050
+
+
+needs_sweep = pytest.mark.skipif(not sweeps.SWEEP_7B.exists(), reason="the published sweep is not there")
+
+
+@needs_sweep
+def test_made_up_sweeps_are_as_hard_for_the_published_fit_as_real_ones() -> None:
+    measured = read_sweep(sweeps.SWEEP_7B)
+    found = []
+    for sweep in made_up(measured, 6):
+        fitted = fit_published(sweep.timings, sweep.constants, sweep.bandwidth, sweep.flops)
+        found.append(judge(by_roofline(fitted), Measured(sweep.timings)).mean)
+    assert 0.005 < fmean(found) < 0.013  # published of real ones: 0.0065 to 0.012
+    again = made_up(measured, 2)
+    assert [sweep.timings for sweep in again] == [sweep.timings for sweep in made_up(measured, 2)]
+    assert again[0].timings != again[1].timings
+
+
+@needs_sweep
+@pytest.mark.full
+def test_unseen_sweeps(proof: Proof) -> None:
+    """All rows: within 1.3 times the published fit's regret on each; 24 rows: on most, and on average of all."""
+    ratios: dict[str, list[float]] = {"all rows": [], "24 rows": []}
+    for sweep in made_up(read_sweep(sweeps.SWEEP_7B), 12):
+        measured = Measured(sweep.timings)
+        fitted = fit_published(sweep.timings, sweep.constants, sweep.bandwidth, sweep.flops)
+        published = judge(by_roofline(fitted), measured).mean
+        chosen = [sweep.timings[i] for i in choose(sweep.timings, 24, actions(measured.draft_lengths))]
+        own = {"all rows": fit(sweep.timings).model, "24 rows": fit(chosen).model}
+        regrets = {name: judge(by_model(model), measured).mean for name, model in own.items()}
+        for name, regret in regrets.items():
+            ratios[name].append(regret / published)
+        proof.row(
+            "regret on made-up sweeps, mean over all loads and acceptance rates, per cent",
+            sweep=sweep.name,
+            published_fit=round(100 * published, 2),
+            **{name.replace(" ", "_"): round(100 * regret, 2) for name, regret in regrets.items()},
+        )
+    assert max(ratios["all rows"]) <= 1.3
+    assert median(ratios["24 rows"]) <= 1.0
