@@ -27,6 +27,8 @@ if TYPE_CHECKING:  # it imports torch
 
 DRAWS = 64
 PLAIN = "plain"
+WORTH = 1.01
+"""Plain step over a drafted one from which a drafter is advised: less is not worth its memory."""
 _DEALS = 8
 
 
@@ -81,8 +83,8 @@ class Forecast:
 
     @property
     def best(self) -> Way:
-        """What to run: plain decoding where no format fits or is faster."""
-        return next((way for way in self.ways if way.step_ratio and way.step_ratio.middle > 1.0), self.plain)
+        """What to run: plain decoding where no format fits or is worth it."""
+        return next((way for way in self.ways if way.step_ratio and way.step_ratio.middle > WORTH), self.plain)
 
 
 @dataclass
