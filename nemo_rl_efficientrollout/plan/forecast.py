@@ -129,7 +129,8 @@ def forecast(
     tallies = [_tally(scenario, None), *(_tally(scenario, forms[name]) for name in scenario.formats)]
     for index in range(count):
         slow = set(chance.permutation(scenario.engines)[: scenario.stragglers].tolist())
-        _draw(scenario, tallies, dealt[index % len(dealt)], slow, normal[index], (model, thetas[index]))
+        price = _price(scenario, normal[index], model, thetas[index])
+        _draw(scenario, tallies, dealt[index % len(dealt)], slow, normal[index], price)
         progress()
     return _forecast(scenario, tallies, calibration[0] if calibration else None)
 
@@ -141,13 +142,23 @@ def _tally(scenario: Scenario, form: "Format | None") -> _Tally:
     return _Tally(Way(name, needs, refusal), form)
 
 
+def _price(
+    scenario: Scenario, normal: Mapping[str, float], model: CostModel | None, theta: Vector
+) -> "Callable[[Format | None], Costs]":
+    """What steps cost in this draw, by the drafter's format."""
+    if model is None:
+        return lambda form: guessed(scenario.model, scenario.gpu, scenario.tensor_parallel, form, normal)
+    costs = measured(model, theta)
+    return lambda form: costs
+
+
 def _draw(
     scenario: Scenario,
     tallies: list[_Tally],
     deal: Deal,
     slow: set[int],
     normal: Mapping[str, float],
-    measurement: tuple[CostModel | None, Vector],
+    price: "Callable[[Format | None], Costs]",
 ) -> None:
     """Add one draw to the tally of every way that was not refused."""
     everyone = range(len(deal.parts))
@@ -155,11 +166,7 @@ def _draw(
     for tally in tallies:
         if tally.way.refusal:
             continue
-        if measurement[0] is not None:
-            costs = measured(measurement[0], measurement[1])
-        else:
-            costs = guessed(scenario.model, scenario.gpu, scenario.tensor_parallel, tally.form, normal)
-        alpha = 0.0
+        costs, alpha = price(tally.form), 0.0
         if tally.form is not None:
             alpha = max(1.0 - rejected(scenario.rejected, tally.way.name).at(normal["rejected"]), 0.0)
         last = max(
