@@ -6,18 +6,23 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from ..errors import UserError
 from ..files import write_whole
 
 if TYPE_CHECKING:
+    from ..drafter.formats import Format
+    from ..gate.cost_model import CostModel
     from ..plan.assumptions import Range
+    from ..plan.forecast import Forecast
     from ..plan.scenario import Scenario
+    from ..plan.sweep import Answer
+    from ..plan.traces import Progress as Told
 
 CANCELLED = 130
 SWEPT_DRAWS = 24
@@ -65,7 +70,7 @@ def plan(
 ) -> None:
     """Predict rollout and step time, the best format and memory, with ranges; --sweep asks what if."""
     # numpy, scipy, plotly and torch: seconds that other commands need not wait.
-    from ..plan.forecast import DRAWS, forecast
+    from ..plan.forecast import DRAWS, Forecast, forecast
     from ..plan.gpus import gpu_named
     from ..plan.models import read_model
     from ..plan.scenario import GPUS_OF_A_NODE, Scenario
@@ -75,7 +80,11 @@ def plan(
     for path in (as_json, html):
         if path is not None and str(path) != "-" and not path.resolve().parent.is_dir():
             raise UserError(f"cannot write {path}: its folder does not exist; make it first")
+    if training_nodes is not None and not lag:
+        raise UserError("--training-nodes: a synchronous loop trains where it generates; give --async-lag besides")
     names = _formats(formats, calibration)
+    if calibration is not None and any(sweep.startswith(("format=", "tp=")) for sweep in sweeps or []):
+        raise UserError("--calibration holds times of one format on one engine: --sweep format and tp need the guess")
     console = Console(stderr=True, quiet=quiet)
     try:
         with _progress(console) as bar:
@@ -108,7 +117,7 @@ def plan(
             task = bar.add_task("simulating", total=count * (1 + len(wanted)))
             forms, model_of_steps = _forms(asked, [p.scenario for p in wanted]), _calibration(calibration)
 
-            def run(scenario: Scenario) -> Any:
+            def run(scenario: Scenario) -> Forecast:
                 return forecast(scenario, forms, count, seed, model_of_steps, lambda: bar.advance(task))
 
             found = run(asked)
@@ -123,7 +132,7 @@ def plan(
         raise typer.Exit(1)
 
 
-def _write(found: Any, answers: list[Any], as_json: Path | None, html: Path | None) -> None:
+def _write(found: "Forecast", answers: "list[Answer]", as_json: Path | None, html: Path | None) -> None:
     from ..plan.html import render
     from ..plan.to_json import sweep_to_json, to_json
 
@@ -140,7 +149,7 @@ def _write(found: Any, answers: list[Any], as_json: Path | None, html: Path | No
             raise UserError(f"cannot write {path}: {error.strerror or error}; give another place") from None
 
 
-def _show(found: Any, answers: list[Any], assumed: bool, written: list[Path]) -> None:
+def _show(found: "Forecast", answers: "list[Answer]", assumed: bool, written: list[Path]) -> None:
     from ..plan.table import show, show_assumptions, show_sweep
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
@@ -196,7 +205,7 @@ def _rejected(given: list[str], formats: tuple[str, ...]) -> "dict[str, Range]":
     return found
 
 
-def _forms(asked: "Scenario", others: "list[Scenario]") -> Any:
+def _forms(asked: "Scenario", others: "list[Scenario]") -> "dict[str, Format]":
     if importlib.util.find_spec("torch") is None:
         raise UserError("a plan needs torch, in which the drafter's formats are written: pip install torch")
     from ..drafter.formats import FORMATS
@@ -204,7 +213,8 @@ def _forms(asked: "Scenario", others: "list[Scenario]") -> Any:
     return {name: FORMATS[name] for scenario in (asked, *others) for name in scenario.formats}
 
 
-def _calibration(path: Path | None) -> Any:
+def _calibration(path: Path | None) -> "tuple[str, CostModel] | None":
+    """Where step times were measured, in words, and the model of them."""
     if path is None:
         return None
     from ..gate.calibration import load
@@ -221,13 +231,12 @@ def _progress(console: Console) -> Iterator[Progress]:
         yield bar
 
 
-def _reading(bar: Progress) -> Any:
-    tasks: dict[str, Any] = {}
+def _reading(bar: Progress) -> "Told":
+    tasks: dict[str, TaskID] = {}
 
     def show(name: str, share: float) -> None:
-        task = tasks.setdefault(name, None)
-        if task is None:
-            task = tasks[name] = bar.add_task(f"reading {name}", total=1.0)
-        bar.update(task, completed=share)
+        if name not in tasks:
+            tasks[name] = bar.add_task(f"reading {name}", total=1.0)
+        bar.update(tasks[name], completed=share)
 
     return show

@@ -12,26 +12,24 @@ import numpy as np
 
 from ..gate.cost_model import CostModel
 from ..gate.terms import Vector
-from ..simulate import AcceptanceCurve, Costs, Fixed, Phases, Policy, Rollout, Slowed, replay, train
-from .assumptions import CONFIDENCE, MACHINE, draws, rejected
+from ..simulate import AcceptanceCurve, Costs, Fixed, Policy, Rollout, Slowed, replay
+from .assumptions import CONFIDENCE, draws, rejected
 from .deals import Deal, deals
 from .gpus import missing_kernel
+from .loop import step_seconds
 from .machine import guessed, measured
 from .memory import Memory, memory
 from .policy import BestWithin
 from .scenario import Scenario
-from .weights import forward
 
 if TYPE_CHECKING:  # it imports torch
     from ..drafter.formats import Format
 
 DRAWS = 64
 PLAIN = "plain"
+WORTH = 1.01
+"""Plain step over a drafted one from which a drafter is advised: less is not worth its memory."""
 _DEALS = 8
-_STEPS = 8
-"""Of the training loop: with a lag it takes a few until they repeat."""
-_FLOPS_OF_TRAINING, _FLOPS_OF_LOGPROBS = 3.0, 2.0
-"""Forward passes: with backward; of policy and reference model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +83,8 @@ class Forecast:
 
     @property
     def best(self) -> Way:
-        """What to run: plain decoding where no format fits or is faster."""
-        return next((way for way in self.ways if way.step_ratio and way.step_ratio.middle > 1.0), self.plain)
+        """What to run: plain decoding where no format fits or is worth it."""
+        return next((way for way in self.ways if way.step_ratio and way.step_ratio.middle > WORTH), self.plain)
 
 
 @dataclass
@@ -131,7 +129,8 @@ def forecast(
     tallies = [_tally(scenario, None), *(_tally(scenario, forms[name]) for name in scenario.formats)]
     for index in range(count):
         slow = set(chance.permutation(scenario.engines)[: scenario.stragglers].tolist())
-        _draw(scenario, tallies, dealt[index % len(dealt)], slow, normal[index], (model, thetas[index]))
+        price = _price(scenario, normal[index], model, thetas[index])
+        _draw(scenario, tallies, dealt[index % len(dealt)], slow, normal[index], price)
         progress()
     return _forecast(scenario, tallies, calibration[0] if calibration else None)
 
@@ -143,13 +142,23 @@ def _tally(scenario: Scenario, form: "Format | None") -> _Tally:
     return _Tally(Way(name, needs, refusal), form)
 
 
+def _price(
+    scenario: Scenario, normal: Mapping[str, float], model: CostModel | None, theta: Vector
+) -> "Callable[[Format | None], Costs]":
+    """What steps cost in this draw, by the drafter's format."""
+    if model is None:
+        return lambda form: guessed(scenario.model, scenario.gpu, scenario.tensor_parallel, form, normal)
+    costs = measured(model, theta)
+    return lambda form: costs
+
+
 def _draw(
     scenario: Scenario,
     tallies: list[_Tally],
     deal: Deal,
     slow: set[int],
     normal: Mapping[str, float],
-    measurement: tuple[CostModel | None, Vector],
+    price: "Callable[[Format | None], Costs]",
 ) -> None:
     """Add one draw to the tally of every way that was not refused."""
     everyone = range(len(deal.parts))
@@ -157,11 +166,7 @@ def _draw(
     for tally in tallies:
         if tally.way.refusal:
             continue
-        if measurement[0] is not None:
-            costs = measured(measurement[0], measurement[1])
-        else:
-            costs = guessed(scenario.model, scenario.gpu, scenario.tensor_parallel, tally.form, normal)
-        alpha = 0.0
+        costs, alpha = price(tally.form), 0.0
         if tally.form is not None:
             alpha = max(1.0 - rejected(scenario.rejected, tally.way.name).at(normal["rejected"]), 0.0)
         last = max(
@@ -171,7 +176,7 @@ def _draw(
         )  # fmt: skip
         tally.last.append(last)
         tally.rollout.append(last.seconds)
-        tally.step.append(_step_seconds(scenario, last.seconds, tally.form is not None, normal))
+        tally.step.append(step_seconds(scenario, last.seconds, tally.form is not None, normal))
         tally.acceptance.append(alpha)
 
 
@@ -180,29 +185,6 @@ def _rollout(scenario: Scenario, tally: _Tally, deal: Deal, index: int, costs: C
     acceptance = AcceptanceCurve.constant(alpha, scenario.max_draft_length)
     policy: Policy = BestWithin(costs, acceptance, scenario.most_drafted_for) if drafting else Fixed(0)
     return replay(deal.parts[index], costs, acceptance, policy, tally.way.memory.limits(scenario, drafting))
-
-
-def _step_seconds(scenario: Scenario, rollout: float, drafting: bool, normal: Mapping[str, float]) -> float:
-    """Of the training loop, once it repeats."""
-    value = {name: MACHINE[name].at(normal[name]) for name in ("training", "refit_bytes_per_s", "requantize_reads")}
-    shape = scenario.model.shape(scenario.tensor_parallel)
-    policy = forward(shape, scenario.model.routed)
-    requantize = 0.0
-    if drafting:
-        bytes_per_s = MACHINE["bandwidth"].at(normal["bandwidth"]) * scenario.gpu.bytes_per_s
-        requantize = value["requantize_reads"] * (policy.bytes + policy.expert_bytes) / bytes_per_s
-    if scenario.rest_seconds is not None:
-        phases = Phases(0.0, scenario.rest_seconds, requantize)
-    else:
-        gpus = (scenario.training_gpus or scenario.gpus) if scenario.lag else scenario.gpus
-        rate = value["training"] * scenario.gpu.bf16_flops * gpus
-        tokens = scenario.responses * scenario.prompt_tokens + int(
-            scenario.response_lengths.spread(scenario.responses).sum()
-        )
-        passed = policy.flops * scenario.tensor_parallel * tokens / rate
-        refit = (policy.bytes + policy.expert_bytes) / value["refit_bytes_per_s"]
-        phases = Phases(_FLOPS_OF_LOGPROBS * passed, _FLOPS_OF_TRAINING * passed, refit + requantize)
-    return train([rollout] * _STEPS, phases, scenario.lag).step_seconds
 
 
 def _forecast(scenario: Scenario, tallies: list[_Tally], calibrated: str | None) -> Forecast:

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
+from scipy.special import ndtri
 
 from ..errors import UserError
 from ..gate.terms import Vector
@@ -13,8 +13,7 @@ from ..simulate.workload import Counts
 
 LONGEST = 2**20
 """Tokens: beyond the context of any model of today. A length above it was counted in something else."""
-_NORMAL = NormalDist()
-_POINTS = 4096
+_LEAST_POINTS = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,9 +81,10 @@ def log_normal(name: str, origin: str, mean: float, longest: float, responses: i
             f"{name}: mean {mean:g} and longest {longest:g} tokens; expected a mean from 1 to the longest, and that"
             f" to be {LONGEST} at most"
         )
-    z = _NORMAL.inv_cdf(0.5 ** (1.0 / max(responses, 2)))
+    z = float(ndtri(0.5 ** (1.0 / max(responses, 2))))
     sigma = z - math.sqrt(max(z * z - 2.0 * math.log(longest / mean), 0.0))
-    middles = np.array([_NORMAL.inv_cdf(share) for share in (np.arange(_POINTS) + 0.5) / _POINTS])
+    points = max(responses, _LEAST_POINTS)
+    middles = ndtri((np.arange(points) + 0.5) / points)
     found = np.exp(math.log(mean) - sigma**2 / 2 + sigma * middles)
     tokens, counts = np.unique(np.clip(np.rint(found), 1, round(longest)).astype(np.int64), return_counts=True)
     return Lengths(name, origin, tokens, counts)

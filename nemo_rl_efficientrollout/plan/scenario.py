@@ -75,6 +75,11 @@ class Scenario:
         return self.responses / self.engines
 
     @property
+    def tokens(self) -> int:
+        """Of one step, prompts included."""
+        return self.responses * self.prompt_tokens + int(self.response_lengths.spread(self.responses).sum())
+
+    @property
     def response_lengths(self) -> Lengths:
         return self.lengths if self.max_length is None else self.lengths.cut(self.max_length)
 

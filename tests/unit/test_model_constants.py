@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from nemo_rl_efficientrollout.errors import UserError
-from nemo_rl_efficientrollout.gate.model_constants import ModelConstants, read_model_constants, sharpened
+from nemo_rl_efficientrollout.gate.model_constants import ModelConstants, read_model_constants, seeded, sharpened
 from nemo_rl_efficientrollout.gate.prior import Prior, hypotheses
 from nemo_rl_efficientrollout.simulate.roofline import static
 from tests.sweeps import QWEN_7B
@@ -105,3 +105,16 @@ def test_files_that_are_none_are_one_line(tmp_path: Path, content: str | None, e
     with pytest.raises(UserError, match=expected) as caught:
         read_model_constants(tmp_path / "m.json")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("ratio", "drafter"), [(0.25, 0.25 * 1.3), (1.0, 1.0)])
+def test_a_gemm_curve_and_an_architecture_are_a_prior(ratio: float, drafter: float) -> None:
+    constants = ModelConstants.model_validate({**QWEN_7B, "tp": 2, "quant_ratio": ratio})
+    curve = [(1, 0.010), (64, 0.012)]
+    blind, sharp = seeded(constants, curve, None), seeded(constants, curve, 100.0, all_reduce_latency_s=1e-5)
+    assert (blind.plain_seconds, blind.curve, blind.ridge_rows) == (0.010, tuple(curve), 128.0)
+    assert blind.draft_ratio == pytest.approx(drafter)
+    assert sharp.ridge_rows == 100.0
+    assert sharp.attention_per_ktoken == constants.attention_per_ktoken(100.0, lm_head=True)
+    assert sharp.all_reduce_s == pytest.approx(2 * 28 * 1e-5)
+    assert seeded(constants, curve[:1], None).curve == ()

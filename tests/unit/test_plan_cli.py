@@ -162,6 +162,8 @@ def test_nothing_that_fits_is_exit_code_one_and_says_why(run) -> None:
         (("--sweep", "tp=1,16"), "do not divide into engines"),
         (("--sweep", "tp=8"), "num_attention_heads 28 does not divide"),
         (("--html", "no/such/plan.html"), "its folder does not exist"),
+        (("--calibration", "x.json", "--format", "int8", "--sweep", "tp=1,2"), "format and tp need the guess"),
+        (("--training-nodes", 2), "give --async-lag besides"),
         (("--draws", 1), "draws"),
         (("--stragglers", 9), "9 stragglers of 8 engines"),
     ],

@@ -1,7 +1,8 @@
 """Response lengths for the planner: presets apart, from files of any size and from runs."""
 
 import json
-import tracemalloc
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,23 +118,33 @@ def rows(count: int) -> Iterator[str]:
         yield "".join(f"{length}\n" for length in lengths.tolist())
 
 
+STREAM = """
+import resource, sys
+from nemo_rl_efficientrollout.plan.traces import read_lengths
+def peak_mib():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+told = []
+read_lengths(sys.argv[1], None, 1024, lambda name, share: None)
+before = peak_mib()
+found = read_lengths(sys.argv[2], None, 1024, lambda name, share: told.append(share))
+assert told == sorted(told) and told[-1] > 0.9
+print(found.responses, found.mean, peak_mib() - before)
+"""
+
+
 def test_a_large_file_is_streamed(tmp_path: Path, proof: Proof) -> None:
+    """In a process of its own: another test's peak would hide this one's."""
     count, file = ALL if proof.full else MANY, tmp_path / "large.jsonl"
     with file.open("w") as out:
         out.writelines(rows(count))
-    told: list[float] = []
-    tracemalloc.start()
-    found = read_lengths(str(file), None, 1024, lambda name, share: told.append(share))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    command = [sys.executable, "-c", STREAM, str(write(tmp_path / "small.jsonl", "5")), str(file)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    responses, mean, grown = map(float, ran.stdout.split())
     size = file.stat().st_size / 2**20
-    proof.row("length traces", rows=count, file_mib=round(size, 1), peak_mib=round(peak / 2**20, 1))
-    assert found.responses == count
-    assert told == sorted(told)
-    assert told[-1] > 0.9
-    assert peak < 32 * 2**20
-    expected = np.clip(np.random.default_rng(0).lognormal(6, 1, min(50_000, count)).astype(int), 1, 16384)
-    assert found.mean == pytest.approx(expected.mean(), rel=0.02)
+    proof.row("length traces", rows=count, file_mib=round(size, 1), memory_grown_mib=round(grown, 1))
+    assert responses == count
+    assert mean == pytest.approx(np.exp(6.5), rel=0.02)
+    assert grown < 16
 
 
 def test_a_run_gives_its_mean_and_its_longest(tmp_path: Path) -> None:
@@ -155,13 +166,15 @@ def test_a_run_that_logs_no_lengths_says_which(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-@pytest.mark.parametrize(("mean", "longest", "responses"), [(500, 4000, 1024), (2000, 16384, 512), (50, 60, 8)])
+@pytest.mark.parametrize(
+    ("mean", "longest", "responses"), [(500, 4000, 1024), (2000, 16384, 512), (50, 60, 8), (3000, 32768, 100_000)]
+)
 def test_a_log_normal_has_the_mean_and_longest_that_were_asked_for(mean: int, longest: int, responses: int) -> None:
     found = log_normal("x", "", mean, longest, responses)
     chance = np.random.default_rng(1)
     assert found.mean == pytest.approx(mean, rel=0.03)
-    most = [found.quantile(chance.uniform(size=responses)).max() for _ in range(400)]
-    assert np.median(most) == pytest.approx(longest, rel=0.06)
+    most = [found.quantile(chance.uniform(size=responses).max()).max() for _ in range(100)]
+    assert np.median(most) == pytest.approx(longest, rel=0.1)
 
 
 def test_quantiles_are_of_the_histogram() -> None:
