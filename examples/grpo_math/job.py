@@ -76,6 +76,7 @@ def run(options: Options, problems: list[Problem], progress: Progress) -> dict[s
     finally:
         record.write_json()
         progress.say(f"report: {record.write_html()}")
+        board.log(wandb_log.report_figures(record.report()))
         board.finish(exit_code=0 if finished else 1)
     return record.report()
 
