@@ -22,6 +22,7 @@ from nemo_rl_efficientrollout.report.style import (
 from nemo_rl_efficientrollout.report.thinning import keep_extremes, windowed_rate
 
 RATE_WINDOWS = 60
+STEPS_OF_A_RATE = 4  # on average; a rate over one step or two only dances
 
 
 def sentence(timeline: Timeline) -> str:
@@ -53,7 +54,7 @@ def draw(timeline: Timeline, buckets: int) -> Figure:
     # Two areas that take turns at 0, not one line in two colours: plotly fills a trace, not a part.
     plain = [a if g == 0 else 0 for a, g in zip(active, lengths, strict=True)]
     speculating = [a if g > 0 else 0 for a, g in zip(active, lengths, strict=True)]
-    windows = min(RATE_WINDOWS, len(timeline.seconds))
+    windows = max(min(RATE_WINDOWS, len(timeline.seconds) // STEPS_OF_A_RATE), 1)
     centers, rates = windowed_rate(timeline.seconds, timeline.accepted, timeline.drafted, windows)
     # A step gives each request the token that the target samples, and the drafts that it accepts before.
     tokens = [a + b for a, b in zip(timeline.active, timeline.accepted, strict=True)]
@@ -91,12 +92,14 @@ def draw(timeline: Timeline, buckets: int) -> Figure:
         },
         {
             "type": "scatter",
-            "mode": "lines",
+            "mode": "lines+markers",
             "name": "tokens per second",
             "x": rounded(centers),
             "y": rounded(speeds),
             "yaxis": "y4",
+            "connectgaps": True,  # while one long step ran, nothing arrived
             "line": {"color": PURPLE, "width": 1.5},
+            "marker": {"size": 3, "color": PURPLE},
             "showlegend": False,
         },
     ]

@@ -52,7 +52,7 @@ def test_full_run_has_every_figure_and_plotly_accepts_them(tmp_path):
     for one in drawn.values():
         go.Figure(one)  # refuses a property that plotly does not know
     assert text.count('class="plot"') == FIGURES
-    for words in ("0.25 → ", "1.23\u00a0M", "80\u00a0%", "× 0.81", "gate.policy", "1,543,714,304"):
+    for words in ("0.25 → ", "1.23\u00a0M", "80\u00a0%", "× 0.81", "gate.<wbr>policy", "1,543,714,304"):
         assert words in text
     assert '<option value="1" selected>6</option>' in text
 
