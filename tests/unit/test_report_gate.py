@@ -126,6 +126,7 @@ def test_a_rollout_before_the_first_cost_model_has_a_word_instead() -> None:
     [
         {"parameters": {}},
         {"draft_lengths": [0, 99]},
+        {"draft_lengths": [0, 2, 1]},
         {"acceptance": [[0.5]]},
         {"drafters": []},
         {"padding": {"captured_rows": "all"}},
