@@ -84,6 +84,14 @@ def test_seconds_are_divided_as_the_model_says_and_none_is_lost() -> None:
     assert sum(parts.values()) == pytest.approx(given.seconds.sum())
 
 
+def test_the_parts_of_a_step_are_expected_to_take_what_the_step_is() -> None:
+    model, given = truth(), steps()
+    target, drafter = expected(model, given)
+    pairs = zip(given.verified, given.asked, strict=True)
+    whole = [model.terms.step(8, 512.0, int(verified), int(asked)) @ model.mean for verified, asked in pairs]
+    np.testing.assert_allclose(target + drafter, whole)
+
+
 def test_without_a_model_drafting_and_verifying_stay_together() -> None:
     given = steps()
     parts = spent(given, None)
@@ -102,7 +110,7 @@ def test_the_timeline_says_how_long_contexts_were() -> None:
 
 def test_predictions_are_held_against_decode_steps_alone() -> None:
     columns = rollout(100)
-    columns["expected_seconds"] = [0.0, *[0.012] * 99]
+    columns["expected_seconds"] = [0.012] * 100
     (one,) = read(full_run() | {"timeline": [columns]}).timelines
     figure = against_measured(one)
     assert figure
