@@ -213,6 +213,7 @@ def test_the_timeline_shows_speculation_in_the_tail():
     plain, speculating, *_ = draw(timeline, 300)["data"]
     begun = next(t for t, y in zip(speculating["x"], speculating["y"], strict=True) if y > 0)
     assert begun == pytest.approx(0.01 * 3500, abs=0.2)
+    assert plain["x"][-2:] == [pytest.approx(49.98), pytest.approx(49.99)]  # the last step, from its start to its end
     both = zip(plain["y"], speculating["y"], strict=True)
     assert all((a == 0) != (b == 0) for a, b in both)  # they take turns
     assert max(speculating["y"]) == 8
