@@ -9,6 +9,7 @@ CLUSTER := .venv-cluster/.setup-done
 TRITON_0_25 := .venv-vllm-0.25/triton
 # A process each: engines of one process share vLLM's cached environment and each other's memory.
 ENGINE_TESTS := $(sort $(wildcard tests/engine/test_*.py))
+FAULT_TESTS := $(sort $(wildcard tests/faults/test_*.py))
 LOSSLESS_TESTS := $(sort $(wildcard tests/lossless/test_*.py))
 # What runs on GPUs alone, in Triton's interpreter.
 INTERPRETED_TESTS := tests/gpu/test_fused.py $(sort $(wildcard tests/v2/test_*.py))
@@ -18,10 +19,11 @@ VENV_NEMO_RL := .venv-nemo-rl-$(VLLM)
 SETUP_NEMO_RL := $(VENV_NEMO_RL)/.setup-done
 LOCK_OF_VLLM := $(if $(filter 0.32.0,$(VLLM)),requirements/cpu.lock,requirements/vllm-$(VLLM).lock)
 NEMO_RL_TESTS := $(sort $(wildcard tests/nemo_rl/test_*.py))
-TESTS := tests/unit tests/browser tests/job tests/gpu_benchmarks tests/nemo_rl tests/slurm tests/docker $(ENGINE_TESTS) tests/megatron $(LOSSLESS_TESTS) $(INTERPRETED_TESTS)
+TESTS := tests/unit tests/fuzz tests/browser tests/job tests/gpu_benchmarks tests/nemo_rl tests/slurm tests/docker $(ENGINE_TESTS) \
+	tests/soak tests/megatron $(LOSSLESS_TESTS) $(FAULT_TESTS) $(INTERPRETED_TESTS)
 JOBS ?= 2
 
-.PHONY: setup demo test test-vllm-0.25 test-nemo-rl nemo-rl-source wheel cluster-environment test-slurm test-image browser lint bench clean
+.PHONY: setup audit demo test test-vllm-0.25 test-nemo-rl nemo-rl-source wheel cluster-environment test-slurm test-image browser lint bench clean
 
 setup: $(SETUP)
 
@@ -119,6 +121,14 @@ lint: setup
 	$(BIN)/shellcheck --external-sources --source-path=SCRIPTDIR docker/*.sh examples/grpo_math/slurm/*.sh examples/grpo_math/slurm/*.sbatch \
 		tests/slurm/stand_ins/*
 
+# Known vulnerabilities of everything that is pinned. Needs a network; no part of `make test`.
+audit:
+	$(CHECK_PYTHON)
+	test -x .venv-audit/bin/pip-audit || { $(PYTHON) -m venv .venv-audit && .venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit; }
+	@failed=0; for lock in requirements/*.lock; do \
+		echo "$$lock"; .venv-audit/bin/pip-audit --no-deps --disable-pip --strict --requirement $$lock || failed=1; \
+	done; exit $$failed
+
 bench: setup
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.cpu_speedup
@@ -128,4 +138,4 @@ bench: setup
 	$(BIN)/python -m benchmarks.acceptance
 
 clean:
-	rm -rf .venv .venv-vllm-0.25 .venv-nemo-rl-* .venv-cluster dist runs .pytest_cache .ruff_cache
+	rm -rf .venv .venv-vllm-0.25 .venv-nemo-rl-* .venv-cluster .venv-audit dist runs .pytest_cache .ruff_cache

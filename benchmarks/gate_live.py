@@ -7,7 +7,8 @@ without knowing.
 
 Tokens are counted by expectation: how many drafts of position i are accepted does not depend on who chose γ, so one
 acceptance by position is measured over all fixed modes and every step of γ counts as τ(γ) tokens per request. Seconds
-are as measured, all of them.
+are as measured. A mode's speed is the median over its turns: one turn during which something else had the machine
+would outweigh all others in a mean.
 """
 
 import gc
@@ -18,6 +19,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 from .cpu_speedup import SHARPNESS
@@ -64,6 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
             record.notes.append(_start_gate(engine, Path(directory), options))
         for size in options.sizes:
             _report(record, _measure(engine, size, options, progress))
+            record.write(options.json, options.markdown)  # a batch size takes ten minutes: what is done is kept
     record.notes += [
         "regret: speed of the best fixed γ over that of the gate, less one; 95 % intervals from drawing rounds",
         f"goals: regret at most {GOAL_REGRET:.0%}, and at least {GOAL_PLAIN} of plain decoding, at every B",
@@ -178,10 +181,9 @@ class Measured:
         return lengths
 
     def speed(self, mode: str, rounds: Sequence[int], lengths: Sequence[float]) -> float:
-        """Tokens per second over the given rounds."""
-        own = [self.segments[mode][i] for i in rounds]
-        tokens = self.size * sum(lengths[verified] for segment in own for verified in segment.lengths)
-        return tokens / sum(segment.seconds for segment in own)
+        """Tokens per second, median over the given rounds."""
+        turns = [self.segments[mode][i] for i in rounds]
+        return median(self.size * sum(lengths[γ] for γ in turn.lengths) / turn.seconds for turn in turns)
 
     def ratio(self, above: str, below: str) -> dict[str, float]:
         """Speed of one mode over another's, with a 95 % interval by drawing whole rounds again."""

@@ -13,7 +13,7 @@ from scipy.optimize import differential_evolution, minimize
 
 from nemo_rl_efficientrollout.gate.model_constants import ModelConstants
 from nemo_rl_efficientrollout.gate.timing import Timing
-from nemo_rl_efficientrollout.simulate.roofline import Roofline, static
+from nemo_rl_efficientrollout.simulate.roofline import A100_FLOPS, Roofline, static
 
 A100_BANDWIDTH = 2.039e12
 """Peak bytes per second, which bounds the fit."""
@@ -24,26 +24,34 @@ _SEED = 42
 Array = NDArray[np.float64]
 
 
-def fit_published(timings: Sequence[Timing], constants: ModelConstants) -> Roofline:
-    """Both stages of the published fit: differential evolution, then L-BFGS-B from fixed starts; the better one."""
+def fit_published(
+    timings: Sequence[Timing],
+    constants: ModelConstants,
+    bandwidth: float = A100_BANDWIDTH,
+    flops: float = A100_FLOPS,
+) -> Roofline:
+    """Both stages of the published fit: differential evolution, then L-BFGS-B from fixed starts; the better one.
+
+    `bandwidth` is the device's peak, `flops` what GEMMs reach on it: both are known before the fit.
+    """
     known = static(constants)
     plain = _columns([t for t in timings if t.kind == "plain"])
 
     def target(x: Array) -> Roofline:
-        return Roofline(known, x[0] * 1e12, x[1] * known.kv_bytes, 1.0, x[2], 0.0, 0.0)
+        return Roofline(known, x[0] * 1e12, x[1] * known.kv_bytes, 1.0, x[2], 0.0, 0.0, flops)
 
     def target_loss(x: Array) -> float:
         return _log_error(target(x).plain(plain[0], plain[1]), plain[3])
 
-    peak = A100_BANDWIDTH / 1e12
+    peak = bandwidth / 1e12
     bounds = [(0.4 * peak, 1.05 * peak), (0.1, 2.5), (0.0, 200.0)]
     x = _minimum(target_loss, bounds, (0.75 * peak, 0.5, 10.0), 300, 1e-8)
-    bandwidth, kv_bytes, c_target = float(x[0]) * 1e12, round(x[1] * known.kv_bytes), round(float(x[2]), 1)
+    reached, kv_bytes, c_target = float(x[0]) * 1e12, round(x[1] * known.kv_bytes), round(float(x[2]), 1)
     cycles = _complete_cycles(timings)
     drafts = {g: _columns([t for t in timings if t.kind == "draft" and t.draft_length == g]) for g in cycles}
 
     def speculation(y: Array) -> Roofline:
-        return Roofline(known, bandwidth, kv_bytes, y[0], c_target, y[1], y[2])
+        return Roofline(known, reached, kv_bytes, y[0], c_target, y[1], y[2], flops)
 
     def speculation_loss(y: Array) -> float:
         model = speculation(y)

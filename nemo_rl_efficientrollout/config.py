@@ -4,13 +4,13 @@ Reads a plain mapping, an OmegaConf node (NeMo-RL's `policy.generation.efficient
 carries to every process as `additional_config["efficientrollout"]`.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from .errors import SettingsError, nearest
+from .errors import SettingsError, UserError, nearest, shown
+from .files import parse_json
 
 KEY = "efficientrollout"
 """The key of this package's block in vLLM's `additional_config` and in NeMo-RL's `policy.generation`."""
@@ -19,6 +19,10 @@ FormatName = Literal["int4", "int4_symmetric", "int8", "fp8", "fp8_block", "bf16
 GateMode = Literal["auto", "fixed", "off", "random"]
 MAX_DRAFT_LENGTH = 32
 """Longest γ accepted. Acceptance α would have to exceed 0.99 for a longer draft to pay at any cost ratio."""
+
+
+MAX_REQUESTS = 10**6
+"""Most requests in a batch, for which nothing is reserved until they are there."""
 
 
 class _Block(BaseModel):
@@ -59,7 +63,7 @@ class DraftLengthSettings(_Block):
 
     max: int = Field(default=5, ge=1, le=MAX_DRAFT_LENGTH)
     """Largest γ. KV-cache slots for it are reserved for every request."""
-    max_requests: int = Field(default=64, ge=1)
+    max_requests: int = Field(default=64, ge=1, le=MAX_REQUESTS)
     """Largest batch that is drafted for. Bounds the memory of draft distributions, which grow with batch and γ."""
 
 
@@ -71,7 +75,7 @@ class GateSettings(_Block):
     `random`: uniform over 0…max at every step, for tests."""
     draft_length: int | None = Field(default=None, ge=0, le=MAX_DRAFT_LENGTH)
     """γ of mode `fixed`, refused in any other mode."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=-(2**63), lt=2**63)
     """Seed of mode `random`."""
     calibration: str | None = None
     """File of `efficientrollout calibrate` from which mode `auto` starts; without one it probes the machine."""
@@ -150,8 +154,12 @@ def _plain(source: Any) -> Any:
         return {}
     if type(source).__module__.startswith("omegaconf"):
         from omegaconf import OmegaConf
+        from omegaconf.errors import OmegaConfBaseException
 
-        return OmegaConf.to_container(source, resolve=True)
+        try:
+            return OmegaConf.to_container(source, resolve=True)
+        except OmegaConfBaseException as error:
+            raise SettingsError(f"efficientrollout settings cannot be resolved: {error}") from None
     if not isinstance(source, Mapping):
         raise SettingsError(
             f"efficientrollout settings must be a mapping of keys to values, not {type(source).__name__}"
@@ -167,7 +175,7 @@ def _one_line(error: ValidationError, model: type[_Block], where: str) -> str:
         return f"unknown setting '{key}'{nearest(key, [*known, *model.model_fields])}; known: {', '.join(known)}"
     if first["type"] == "value_error":  # our own validators name their keys
         return str(first.get("ctx", {})["error"])
-    return f"setting '{key}': {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}"
+    return f"setting '{key}': {first['msg'][0].lower()}{first['msg'][1:]}, got {shown(first['input'])}"
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
@@ -189,7 +197,7 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for pair in pairs:
         key, separator, value = pair.partition("=")
-        if not separator or not key:
+        if not separator or not all(key.split(".")):
             raise SettingsError(f"setting '{pair}' must look like key=value, for example gate.mode=off")
         *blocks, leaf = key.split(".")
         node = tree
@@ -197,8 +205,12 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
             node = node.setdefault(block, {})
             if not isinstance(node, dict):
                 raise SettingsError(f"setting '{key}': '{block}' was given a value and cannot have keys")
-        try:
-            node[leaf] = json.loads(value)
-        except json.JSONDecodeError:
-            node[leaf] = value
+        node[leaf] = _value(value)
     return tree
+
+
+def _value(text: str) -> Any:
+    try:
+        return parse_json(text, "", "")
+    except UserError:  # a text that is no JSON is meant as it stands
+        return text

@@ -60,6 +60,23 @@ def save_tiny_model(
     return directory
 
 
+def spelling(token: int) -> str:
+    """Two letters. Texts are these without spaces, so that a string can begin in one token and end in the next."""
+    return chr(ord("a") + token // 16) + chr(ord("A") + token % 16)
+
+
+def save_tokenizer(directory: Path, vocabulary: int = VOCABULARY, eos: int | None = None) -> None:
+    """Write a tokenizer beside a model, which spells every token by `spelling`."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+    words = models.WordLevel({spelling(token): token for token in range(vocabulary)}, unk_token=spelling(0))
+    tokenizer = Tokenizer(words)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(".{2}"), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    names = {"unk_token": spelling(0), "eos_token": None if eos is None else spelling(eos)}
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(directory)
+
+
 def weights_of(directory: Path) -> dict[str, torch.Tensor]:
     """The checkpoint's tensors under their Hugging Face names."""
     from safetensors.torch import load_file

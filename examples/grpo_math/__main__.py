@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,6 +62,7 @@ def main(
     """GRPO on math problems with self-speculative rollouts inside stock vLLM."""
     for key, value in (ENVIRONMENT | (ONE_THREAD if model is None else {})).items():
         os.environ.setdefault(key, value)
+    signal.signal(signal.SIGTERM, _stop)
     try:
         options = Options(
             problems=problems, model=model, prompt=prompt, steps=steps, prompts_per_step=prompts_per_step,
@@ -78,6 +80,11 @@ def main(
     except UserError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(error.exit_code) from None
+
+
+def _stop(number: int, _: Any) -> None:
+    """A scheduler's way to end a job: leave what Ctrl-C leaves."""
+    raise SystemExit(128 + number)
 
 
 def summary(report: dict[str, Any]) -> dict[str, Any]:

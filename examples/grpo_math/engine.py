@@ -2,7 +2,6 @@
 
 import os
 import platform
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,10 @@ import vllm
 from vllm import LLM, SamplingParams
 
 from nemo_rl_efficientrollout import Settings, engine_kwargs
+from nemo_rl_efficientrollout.clock import Clock
+from nemo_rl_efficientrollout.engine.metrics import counters
 from nemo_rl_efficientrollout.engine.versions import check_vllm_version
+from nemo_rl_efficientrollout.nemo_rl.metrics import step_metrics
 
 GPU_MEMORY_SHARE = 0.5
 """Of the GPU; the other half holds the policy, its gradients and its optimizer state."""
@@ -29,6 +31,8 @@ class Rollout:
     """How much each counter of `efficientrollout_stats` grew."""
     timeline: dict[str, list[Any]]
     """Equal-length lists with one entry per decode step."""
+    metrics: dict[str, float]
+    """What happened meanwhile, under NeMo-RL's names."""
     gate: tuple[dict[str, Any], dict[str, Any]]
     """`efficientrollout_gate` before and after."""
 
@@ -57,6 +61,7 @@ class RolloutEngine:
         on_gpu = torch.cuda.is_available()
         check_vllm_version()  # plain decoding is no way out: only the plugin can load new weights
         self.settings = settings
+        self._now = Clock()
         self.dtype = getattr(torch, dtype)
         self.sampling = SamplingParams(temperature=temperature, max_tokens=max_new_tokens, detokenize=False)
         self.llm = LLM(
@@ -74,26 +79,28 @@ class RolloutEngine:
     def rollout(self, prompts: list[list[int]]) -> Rollout:
         """Sample one response for each prompt (token ids)."""
         before, gate = self.stats(), self._rpc("efficientrollout_gate")
+        counters_before = counters(self.llm.get_metrics())
         self._rpc("efficientrollout_timeline")  # drop what came before
-        start = time.perf_counter()
+        start = self._now()
         outputs = self.llm.generate([{"prompt_token_ids": ids} for ids in prompts], self.sampling, use_tqdm=False)
-        seconds = time.perf_counter() - start
+        seconds = self._now() - start
         after = self.stats()
         return Rollout(
             responses=[list(output.outputs[0].token_ids) for output in outputs],
             seconds=seconds,
             counts={name: after[name] - before[name] for name in self.COUNTERS},
             timeline=self._rpc("efficientrollout_timeline"),
+            metrics=step_metrics(counters_before, counters(self.llm.get_metrics())),
             gate=(gate, self._rpc("efficientrollout_gate")),
         )
 
     def refit(self, policy: torch.nn.Module) -> float:
         """Give the policy's weights to the engine, which re-quantizes its drafter; seconds."""
-        start = time.perf_counter()
+        start = self._now()
         # named_parameters lists a tied head once, under the embedding's name, as checkpoints do.
         weights = {name: w.detach().to(self.dtype) for name, w in policy.named_parameters()}
         self._rpc("efficientrollout_load_weights", weights)
-        return time.perf_counter() - start
+        return self._now() - start
 
     def set_gate(self, gate: dict[str, Any]) -> None:
         """Switch how draft lengths are chosen; the keys are those of the setting `gate`."""

@@ -8,6 +8,9 @@ from .options import Options
 from .problems import Problem, read_problems
 from .record import check_writable
 
+MOST_BUILT_IN = 200_000
+"""Problems that are made up before the run: a few seconds' worth."""
+
 
 def checked_problems(options: Options) -> list[Problem]:
     """The problems of the run, at least as many as one step takes; model and run folders are in order too.
@@ -16,6 +19,8 @@ def checked_problems(options: Options) -> list[Problem]:
         UserError: the first thing that is wrong. Nothing has been written then.
     """
     if options.problems is None:
+        if options.steps * options.prompts_per_step > MOST_BUILT_IN:
+            raise UserError(f"more than {MOST_BUILT_IN} built-in problems: lower --steps or --prompts-per-step")
         problems = arithmetic_problems(options.steps, options.prompts_per_step, options.seed)
     else:
         problems = read_problems(options.problems)

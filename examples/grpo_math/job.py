@@ -1,8 +1,15 @@
 """The whole job: policy, engine, training, comparison, report."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from vllm.v1.engine.exceptions import EngineDeadError
+
+from nemo_rl_efficientrollout.alarm import RINGING, Alarms
+from nemo_rl_efficientrollout.errors import UserError
 
 from . import wandb_log
 from .compare import compare
@@ -18,6 +25,12 @@ from .warm_start import WarmStart, warm_started_model
 
 LEARNING_RATE = {"built-in": 1e-4, "given": 1e-6}
 """A small fresh model takes, and needs, much larger steps than a trained large one."""
+
+
+class EngineDiedError(UserError):
+    """The engine's process ended in the middle of the job."""
+
+    exit_code = 1  # no mistake of the user's
 
 
 def run(options: Options, problems: list[Problem], progress: Progress) -> dict[str, Any]:
@@ -55,30 +68,49 @@ def run(options: Options, problems: list[Problem], progress: Progress) -> dict[s
         with writing(options.run_dir):
             write_problems(options.run_dir / "problems.jsonl", problems)
 
-    board = wandb_log.start(options)
+    board, alarms = wandb_log.start(options), Alarms()
 
     def on_step(step: Step) -> None:
-        record.add(step)
-        board.log(wandb_log.metrics(step), step=step.step)
+        metrics = wandb_log.metrics(step)
+        raised = alarms.observe({name.removeprefix("train/"): value for name, value in metrics.items()})
+        record.add(step, raised)
+        board.log(metrics | {f"train/{RINGING}": float(len(alarms.ringing))}, step=step.step)
         progress.step(step)
+        for alarm in raised:
+            wandb_log.raise_alarm(board, alarm, step.step)
+            progress.alarm(alarm)
 
     answers = [problem.answer for problem in problems]
     rate = options.lr or LEARNING_RATE["given" if options.model else "built-in"]
     finished = False
     try:
-        train(options, policy, tokenizer, prompts, answers, engine, rate, on_step)
-        if options.compare:
-            with progress.phase("comparing plain and self-speculative rollouts"):
-                batch = [encode(text, tokenizer) for text in prompts[: options.prompts_per_step]]
-                repeated = [ids for ids in batch for _ in range(options.group)]
-                record.rollout_ratio = compare(engine, repeated)
+        with _reported(record, progress):
+            train(options, policy, tokenizer, prompts, answers, engine, rate, on_step)
+            if options.compare:
+                with progress.phase("comparing plain and self-speculative rollouts"):
+                    batch = [encode(text, tokenizer) for text in prompts[: options.prompts_per_step]]
+                    repeated = [ids for ids in batch for _ in range(options.group)]
+                    record.rollout_ratio = compare(engine, repeated)
         finished = True
     finally:
-        record.write_json()
-        progress.say(f"report: {record.write_html()}")
         board.log(wandb_log.report_figures(record.report()))
         board.finish(exit_code=0 if finished else 1)
     return record.report()
+
+
+@contextmanager
+def _reported(record: Record, progress: Progress) -> Iterator[None]:
+    """Whatever ends the block, the report tells of the steps that were finished."""
+    try:
+        yield
+    except EngineDeadError as error:  # another process, if VLLM_ENABLE_V1_MULTIPROCESSING is 1
+        raise EngineDiedError(
+            f"the rollout engine died after {len(record.steps)} finished steps, which are in {record.run_dir}; its own"
+            f" words are in {record.run_dir / 'job.log'}; start the job again"
+        ) from error
+    finally:
+        record.write_json()
+        progress.say(f"report: {record.write_html()}")
 
 
 def _built_in_model(options: Options, progress: Progress) -> Path:

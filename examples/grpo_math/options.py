@@ -1,16 +1,22 @@
 """What the user asked for, checked."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from nemo_rl_efficientrollout import Settings, read_settings
-from nemo_rl_efficientrollout.errors import SettingsError, UserError
+from nemo_rl_efficientrollout.config import parse_overrides
+from nemo_rl_efficientrollout.errors import UserError, shown
 
-LEAST = {"steps": 1, "prompts_per_step": 1, "group": 2, "max_new_tokens": 8, "warm_start_steps": 1}
-"""Smallest sensible values; a group of one answer has nothing to be compared with."""
-
+LIMITS = {
+    "steps": (1, 10**6),
+    "prompts_per_step": (1, 10**5),
+    "group": (2, 10**4),
+    "max_new_tokens": (8, 10**7),
+    "warm_start_steps": (1, 10**6),
+    "seed": (0, 2**32 - 1),
+}
+"""Smallest and largest sensible values; a group of one answer has nothing to be compared with."""
 
 DTYPES = ("bfloat16", "float16", "float32")
 
@@ -37,16 +43,21 @@ class Options:
     settings: Settings
 
     def __post_init__(self) -> None:
-        for key, least in LEAST.items():
-            if (value := getattr(self, key)) < least:
-                raise UserError(f"--{key.replace('_', '-')} is {value}: give at least {least}")
+        for key, (least, most) in LIMITS.items():
+            if not least <= (value := getattr(self, key)) <= most:
+                raise UserError(f"--{key.replace('_', '-')} is {shown(value)}: give at least {least}, at most {most}")
         if not 0 < self.temperature <= 5:
             raise UserError(f"--temperature is {self.temperature}: give a number above 0, at most 5")
         if self.dtype not in DTYPES:
             raise UserError(f"--dtype is '{self.dtype}': give one of {', '.join(DTYPES)}")
         if self.lr is not None and not 0 < self.lr < 1:
             raise UserError(f"--lr is {self.lr}: give a number between 0 and 1")
-        if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
+        if (
+            not self.name
+            or Path(self.name).name != self.name
+            or self.name.startswith(".")
+            or not self.name.isprintable()
+        ):
             raise UserError(f"--name is '{self.name}': give one folder name without slashes")
         if self.prompt is not None and "{problem}" not in self.prompt:
             raise UserError("--prompt has no '{problem}' in it: that is where the problem's text goes")
@@ -73,20 +84,4 @@ def settings_from(assignments: list[str]) -> Settings:
     Raises:
         SettingsError: no `=`, an unknown key or a value that is not allowed.
     """
-    tree: dict[str, Any] = {}
-    for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        if not equals or not all(key.split(".")):
-            raise SettingsError(f"--set {assignment}: expected key=value, such as gate.mode=fixed")
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = text
-        *blocks, leaf = key.split(".")
-        block = tree
-        for name in blocks:
-            block = block.setdefault(name, {})
-            if not isinstance(block, dict):
-                raise SettingsError(f"--set {assignment}: '{name}' was already set to {block!r}")
-        block[leaf] = value
-    return read_settings(tree)
+    return read_settings(parse_overrides(assignments))

@@ -11,12 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nemo_rl_efficientrollout.errors import UserError
+from nemo_rl_efficientrollout.errors import UserError, shown
+from nemo_rl_efficientrollout.files import parse_json, read_bytes, write_whole
 
 from .reward import is_mathematics
 
 _FORMS = '{"problem": ..., "answer": ...} or {"question": ..., "answer": "... #### 42"}'
-_PLAIN_NUMBER = re.compile(r"-?\d{1,300}(\.\d{1,300})?")
+MOST_BYTES = 2**30
+LONGEST_ANSWER = 300
+"""Characters: math-verify takes seconds, and then gives up, over a text that is none."""
+_PLAIN_NUMBER = re.compile(r"-?\d+(\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -34,15 +38,8 @@ def read_problems(path: Path) -> list[Problem]:
     Raises:
         UserError: the file cannot be read or is empty, or a line is no problem; names file and line.
     """
-    try:
-        lines = path.read_bytes().splitlines()
-    except FileNotFoundError:
-        raise UserError(
-            f"problem file '{path}' does not exist: give a JSONL file with --problems, "
-            "or leave it out for built-in arithmetic"
-        ) from None
-    except OSError as error:
-        raise UserError(f"problem file '{path}' cannot be read: {error.strerror}") from None
+    advice = "give a JSONL file with --problems, or leave it out for built-in arithmetic"
+    lines = read_bytes(path, advice, MOST_BYTES).splitlines()
     problems = [_read_line(line, f"{path} line {number}") for number, line in enumerate(lines, 1) if line.strip()]
     if not problems:
         raise UserError(f"problem file '{path}' is empty: expected one JSON object per line, {_FORMS}")
@@ -52,16 +49,15 @@ def read_problems(path: Path) -> list[Problem]:
 def write_problems(path: Path, problems: list[Problem]) -> None:
     """Write problems in the form that `read_problems` reads."""
     lines = [json.dumps({"problem": p.text, "answer": p.answer}) for p in problems]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_whole(path, ("\n".join(lines) + "\n").encode())
 
 
 def _read_line(line: bytes, source: str) -> Problem:
     try:
-        row = json.loads(line.decode("utf-8"))
+        text = line.decode("utf-8")
     except UnicodeDecodeError:
         raise UserError(f"{source}: not UTF-8 text; save the file as UTF-8") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{source}: not valid JSON ({error}); expected {_FORMS}") from None
+    row = parse_json(text, source, f"expected {_FORMS}")
     if not isinstance(row, dict):
         raise UserError(f"{source}: expected a JSON object {_FORMS}, got {_kind(row)}")
     text_key = "problem" if "problem" in row else "question"
@@ -92,6 +88,8 @@ def _answer(row: dict[str, Any], text_key: str, source: str) -> str:
         if not marker:
             raise UserError(f"{source}: a GSM8K 'answer' ends with '#### 42', but there is no '####' in it")
         text = text.strip().replace(",", "")
+    if len(text) > LONGEST_ANSWER:
+        raise UserError(f"{source}: 'answer' has {len(text)} characters; give one of at most {LONGEST_ANSWER}")
     if not _PLAIN_NUMBER.fullmatch(text) and not is_mathematics(text):
         raise UserError(f"{source}: 'answer' is no number or LaTeX formula that math-verify can read: {text[:60]!r}")
     return text
@@ -99,4 +97,4 @@ def _answer(row: dict[str, Any], text_key: str, source: str) -> str:
 
 def _kind(value: Any) -> str:
     """What a JSON value is, short enough for one line."""
-    return f"{type(value).__name__} {str(value)[:40]!r}"
+    return f"{type(value).__name__} {shown(value)}"

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
 
+from nemo_rl_efficientrollout.alarm import Alarm
+
 from .record import Step
 
 
@@ -42,6 +44,10 @@ class Progress:
             f"refit {step.refit_seconds:4.2f} s  tokens {step.tokens} "
             f"(median {lengths['median']:.0f}, longest {lengths['max']:.0f})  {drafts}"
         )
+
+    def alarm(self, alarm: Alarm) -> None:
+        """What has just begun to go wrong."""
+        self.say(f"[bold red]alarm {alarm.name}:[/] {escape(alarm.text)}")
 
 
 class Warnings(logging.Handler):

@@ -3,13 +3,15 @@
 import json
 import math
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean, median
 from typing import TYPE_CHECKING, Any
 
+from nemo_rl_efficientrollout.alarm import Alarm
 from nemo_rl_efficientrollout.errors import UserError
-from nemo_rl_efficientrollout.files import write_whole
+from nemo_rl_efficientrollout.files import append_whole, write_whole
 
 from .account import account_fields
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 TIMELINES_KEPT = 4
 """Steps whose decode-by-decode timeline stays in report.json: the file stays small in long runs."""
+FILES = ("report.json", "report.html", "steps.jsonl", "problems.jsonl")
+"""Of an earlier run with the same name; or links, which are not followed."""
 
 
 @dataclass
@@ -47,6 +51,8 @@ class Step:
     drafter_version: int
     drafter_version_lag: int
     requantize_seconds: float
+    metrics: dict[str, float]
+    """The engine's, as NeMo-RL would have them."""
     seconds_spent: dict[str, float]
     predicted_ratio: dict[str, float] | None
     timeline: dict[str, Any] = field(repr=False)
@@ -68,6 +74,7 @@ def rollout_fields(rollout: "Rollout") -> dict[str, Any]:
         "acceptance_length": accepted / drafts + 1 if drafts else None,
         "speculating_fraction": counts["speculating_steps"] / decode_steps if decode_steps else None,
         "draft_length_mean": mean(chosen) if chosen else None,
+        "metrics": rollout.metrics,
         **account_fields(rollout),
     }
 
@@ -80,21 +87,23 @@ class Record:
         self.run_dir = run_dir
         self.report_path = run_dir / "report.json"
         self.steps: list[Step] = []
+        self.alarms: list[dict[str, Any]] = []
         self.rollout_ratio: dict[str, Any] | None = None
         self._facts = facts
         with writing(run_dir):
             run_dir.mkdir(parents=True, exist_ok=True)
-            for stale in ("report.json", "report.html"):  # of an earlier run with this name
+            for stale in FILES:
                 (run_dir / stale).unlink(missing_ok=True)
             (run_dir / "steps.jsonl").write_text("")
 
-    def add(self, step: Step) -> None:
-        """Append one finished step and rewrite the report."""
+    def add(self, step: Step, alarms: Sequence[Alarm] = ()) -> None:
+        """Append one finished step, with the alarms that it raised, and rewrite the report."""
         self.steps.append(step)
+        self.alarms += [{"step": step.step, "name": alarm.name, "text": alarm.text} for alarm in alarms]
         line = asdict(step)
         del line["timeline"]
-        with writing(self.run_dir), (self.run_dir / "steps.jsonl").open("a") as file:
-            file.write(json.dumps(finite(line)) + "\n")
+        with writing(self.run_dir):
+            append_whole(self.run_dir / "steps.jsonl", (json.dumps(finite(line)) + "\n").encode())
         self.write_json()
 
     def report(self) -> dict[str, Any]:
@@ -117,6 +126,7 @@ class Record:
             "drafter_version": self.steps[-1].drafter_version if self.steps else 0,
             **{name: column(name) for name in lists},
             "timeline": column("timeline")[-TIMELINES_KEPT:],
+            "alarms": self.alarms,
             "rollout_ratio": self.rollout_ratio,
         }
 
@@ -135,7 +145,9 @@ class Record:
 
 
 def check_writable(place: Path) -> None:
-    """Make the folder if need be and write a byte there. Raises UserError."""
+    """Make the folder if need be and write a byte there. Raises UserError; a link could lead anywhere."""
+    if place.is_symlink():
+        raise UserError(f"'{place}' is a link: remove it or choose another --name; --runs-dir may be one")
     with writing(place):
         place.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=place) as file:

@@ -1,5 +1,6 @@
 """Keeps the terminal readable: what libraries print, from C++ too, goes to a log file."""
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -7,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
+
+from .record import writing
 
 
 @dataclass(frozen=True)
@@ -23,16 +26,23 @@ def library_output_in(log: Path) -> Iterator[Terminal]:
     sys.stdout.flush()
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
+    log.unlink(missing_ok=True)  # it could be a link
     with log.open("wb") as file, os.fdopen(saved[0], "w") as out, os.fdopen(saved[1], "w") as err:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         try:
             yield Terminal(out, err)
         except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                with writing(log):  # a library wrote, and to the log if no other file is named
+                    raise
             error.add_note(f"What the libraries printed is in {log}")
             raise
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os.dup2(saved[0], 1)
-            os.dup2(saved[1], 2)
+            try:
+                with writing(log):
+                    sys.stdout.flush()
+                    sys.stderr.flush()
+            finally:
+                os.dup2(saved[0], 1)
+                os.dup2(saved[1], 2)

@@ -5,7 +5,6 @@ leaves generation to us and keeps rewards, advantages, loss and optimizer; it ne
 sampled log-probabilities, since every batch is trained on exactly once, by the policy that wrote it.
 """
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_callback import PrinterCallback
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
+
+from nemo_rl_efficientrollout.clock import Clock
 
 from .engine import RolloutEngine
 from .options import Options
@@ -29,15 +30,16 @@ class StepClock(TrainerCallback):
 
     def __init__(self, engine: RolloutEngine, policy: PreTrainedModel, on_step: Callable[[Step], None]):
         self.engine, self.policy, self.on_step = engine, policy, on_step
+        self.now = Clock()
         self.started = 0.0
         self.fields: dict[str, Any] = {}
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.started = time.perf_counter()
+        self.started = self.now()
         self.fields = {"reward_seconds": 0.0}
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        trained = time.perf_counter() - self.started
+        trained = self.now() - self.started
         refit_seconds = self.engine.refit(self.policy)
         stats = self.engine.stats()
         others = self.fields["rollout_seconds"] + self.fields["reward_seconds"]
@@ -45,7 +47,7 @@ class StepClock(TrainerCallback):
             "step": state.global_step,
             "train_seconds": trained - others,
             "refit_seconds": refit_seconds,
-            "total_seconds": time.perf_counter() - self.started,
+            "total_seconds": self.now() - self.started,
             "policy_version": stats["policy_version"],
             "drafter_version": stats["drafter_version"],
             "drafter_version_lag": stats["policy_version"] - stats["drafter_version"],
@@ -80,9 +82,9 @@ def train(
         return {"prompt_ids": prompt_ids, "completion_ids": rollout.responses, "logprobs": None}
 
     def math_reward(completions: list[str], answer: list[str], **_: Any) -> list[float | None]:
-        start = time.perf_counter()
+        start = clock.now()
         rewards: list[float | None] = [reward(text, gold) for text, gold in zip(completions, answer, strict=True)]
-        clock.fields["reward_seconds"] += time.perf_counter() - start
+        clock.fields["reward_seconds"] += clock.now() - start
         return rewards
 
     trainer = GRPOTrainer(

@@ -6,6 +6,7 @@ from typing import Any
 import plotly.graph_objects as go
 import wandb
 
+from nemo_rl_efficientrollout.alarm import ROOM, Alarm
 from nemo_rl_efficientrollout.errors import UserError
 from nemo_rl_efficientrollout.report.html import figures
 
@@ -53,6 +54,7 @@ def metrics(step: Step) -> dict[str, float]:
         "train/vllm/spec_num_accepted_tokens": step.accepted_tokens,
         "train/vllm/spec_acceptance_length": step.acceptance_length,
         "train/vllm/spec_acceptance_rate": step.acceptance_rate,
+        **{f"train/{name}": value for name, value in step.metrics.items() if name.startswith(ROOM)},
         "train/efficientrollout/speculating_fraction": step.speculating_fraction,
         "train/efficientrollout/draft_length_mean": step.draft_length_mean,
         "train/efficientrollout/drafter_version_lag": step.drafter_version_lag,
@@ -67,3 +69,9 @@ def report_figures(report: dict[str, Any]) -> dict[str, wandb.Plotly]:
         f"report/{name}": wandb.Plotly(go.Figure(figure).update_layout(template="none"))
         for name, figure in figures(report).items()
     }
+
+
+def raise_alarm(board: "wandb.Run", alarm: Alarm, step: int) -> None:
+    """An alert, and a line of the summary that the run's page shows without looking for it."""
+    board.alert(title=f"EfficientRollout: {alarm.name}", text=f"step {step}: {alarm.text}", level="WARN")
+    board.summary[f"alarm/{alarm.name}"] = f"since step {step}: {alarm.text}"

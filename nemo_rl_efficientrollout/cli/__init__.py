@@ -1,5 +1,6 @@
 """The command `efficientrollout`."""
 
+import io
 import json
 import os
 import sys
@@ -10,11 +11,12 @@ import typer
 from .. import __version__, engine_kwargs
 from ..config import parse_overrides
 from ..engine.versions import SUPPORTED, installed_vllm
-from ..errors import UserError
+from ..errors import UserError, one_line
 from . import drafter, gate
 from .calibrate import calibrate
 from .compare import compare
 from .doctor import doctor
+from .plan import plan
 from .report import report
 from .run import CONTEXT, run_job
 
@@ -25,6 +27,7 @@ app.command()(calibrate)
 app.command("run", context_settings=CONTEXT)(run_job)
 app.command()(compare)
 app.command()(doctor)
+app.command()(plan)
 app.command()(report)
 
 Mistake: Any = typer.BadParameter.__mro__[2]
@@ -49,6 +52,8 @@ def kwargs(
 
 def main() -> None:
     """Run the command; bad input is one line on stderr and exit code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # half a surrogate pair, or a terminal without γ, costs no result
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = app(standalone_mode=False)
     except UserError as error:
@@ -56,9 +61,12 @@ def main() -> None:
         code = error.exit_code
     except Mistake as error:
         if error.format_message():  # none where a group without a command was answered with its help
-            typer.echo(f"efficientrollout: {error.format_message()}", err=True)
+            typer.echo(f"efficientrollout: {one_line(error.format_message())}", err=True)
         code = error.exit_code
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+    except OSError as error:  # what no command expects: a full disk, a name too long for it
+        typer.echo(f"efficientrollout: {one_line(str(error))}", err=True)
+        code = UserError.exit_code
     sys.exit(code)

@@ -1,6 +1,7 @@
 """`efficientrollout calibrate`: a calibration file from the real engine on this machine."""
 
 import json
+import os
 import platform
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,7 @@ from rich.console import Console
 from ..config import parse_overrides, read_settings
 from ..engine.versions import installed_vllm
 from ..errors import UserError
+from ..files import check_place
 from ..gate.calibration import Provenance, from_fit, save
 from ..gate.step import Load
 
@@ -30,10 +32,9 @@ def calibrate(
     """Measure T_T, T_D and T_V(γ) through the engine itself and write a calibration file for `gate.calibration`."""
     settings = parse_overrides(overrides or [])
     read_settings(settings)
-    if not (model / "config.json").is_file():
+    if not os.path.isfile(model / "config.json"):
         raise UserError(f"{model} has no config.json; give the folder of a model")
-    if not out.resolve().parent.is_dir():
-        raise UserError(f"cannot write {out}: its folder does not exist; make it first")
+    check_place(out)
     with Console(stderr=True, quiet=quiet).status("starting the engine") as status:
         from ..engine.calibrate import calibrate as measure  # vLLM: seconds
         from ..engine.calibrate import open_engine

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ..errors import UserError
+from ..files import check_place
 
 SOURCE = "Folder with an offline W&B run, TensorBoard events or the job's steps.jsonl; or entity/project/run_id at W&B."
 
@@ -29,8 +29,8 @@ def compare(
     from ..compare.table import show
     from ..compare.to_json import to_json
 
-    if out is not None and not out.resolve().parent.is_dir():
-        raise UserError(f"cannot write {out}: its folder does not exist; make it first")
+    if out is not None:
+        check_place(out)
     found = hold_against(read_run(run_a), read_run(run_b), skip)
     if out is not None:
         write_comparison(found, out)

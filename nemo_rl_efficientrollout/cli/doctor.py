@@ -1,6 +1,7 @@
 """`efficientrollout doctor`: go or no-go for this machine."""
 
 import json
+import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -39,7 +40,7 @@ def doctor(
     """Say go (exit code 0) or no-go (1) for this machine, and what to do: versions, plugin, kernels, memory, engine."""
     if overrides and config is None:
         raise UserError(f"'{overrides[0]}' overrides a configuration: give its file with --config")
-    if model is not None and not (model / "config.json").is_file():
+    if model is not None and not os.path.isfile(model / "config.json"):
         raise UserError(f"{model} has no config.json; give the folder of a model")
     job, read = Job(), []
     if config is not None:

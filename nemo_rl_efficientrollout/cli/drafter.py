@@ -84,12 +84,14 @@ def _show(name: str, tensor_parallel: int, policy: dict[str, int], found: dict[s
         table.add_row(title, _mib(total), *map(_mib, sizes))
         table.add_row("  of the policy", "", *(f"{extra / total:.1%}" for extra in sizes))
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-    console.print(f"{name}{where}: MiB of the policy, and of a drafter beside it", soft_wrap=True)
+    console.print(f"{name}{where}: MiB of the policy, and of a drafter beside it", soft_wrap=True, markup=False)
     console.print(table)
     console.print("·: shared with the policy", markup=False)
     for own_name, own in found.items():
         for refusal in own.refusals:
-            console.print(f"{own_name}: {refusal.layer} is shared, because {refusal.reason}", soft_wrap=True)
+            console.print(
+                f"{own_name}: {refusal.layer} is shared, because {refusal.reason}", soft_wrap=True, markup=False
+            )
 
 
 def _mib(size_in_bytes: int) -> str:

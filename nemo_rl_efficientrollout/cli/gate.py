@@ -18,6 +18,7 @@ from rich.table import Table
 
 from ..config import MAX_DRAFT_LENGTH
 from ..errors import UserError
+from ..files import check_place
 from ..gate.action import actions
 from ..gate.calibration import Provenance, from_fit, load, save
 from ..gate.model_constants import read_model_constants, sharpened
@@ -66,8 +67,7 @@ def fit_command(
 
     timings = read_sweep(sweep)
     constants = read_model_constants(model_constants) if model_constants else None
-    if not out.resolve().parent.is_dir():
-        raise UserError(f"cannot write {out}: its folder does not exist; make it first")
+    check_place(out)
     console = Console(stderr=True, quiet=quiet)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     provenance = Provenance(host=host, gpu=gpu, vllm=vllm, model=model_name(sweep), source=sweep.name)
@@ -162,7 +162,9 @@ def decide(
 
 def _draft_lengths(text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
-    wrong = next((part for part in parts if not part.isdecimal() or int(part) > MAX_DRAFT_LENGTH), None)
+    wrong = next(
+        (part for part in parts if not part.isdecimal() or len(part) > 9 or int(part) > MAX_DRAFT_LENGTH), None
+    )
     if wrong is not None:
         raise UserError(f"--draft-lengths: '{wrong}' is not a γ from 0 to {MAX_DRAFT_LENGTH}; give such as 0,3,7")
     return tuple(sorted({0, *map(int, parts)}))

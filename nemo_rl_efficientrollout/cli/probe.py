@@ -1,6 +1,7 @@
 """`efficientrollout gate probe`: what this machine's memory and matrix units do to a decode step."""
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,7 +40,7 @@ def probe(
     """Measure memory bandwidth and GEMM time over rows, and where weights stop being free."""
     config = DEFAULT_SHAPE
     if model is not None:
-        file = model / "config.json" if model.is_dir() else model
+        file = model / "config.json" if os.path.isdir(model) else model
         config = read_json(file, "give a model folder or its config.json")
     from ..gate.detector import detect, layer_shapes  # torch: seconds
 

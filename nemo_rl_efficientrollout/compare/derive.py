@@ -1,6 +1,8 @@
 """What follows from a run's own metrics: time per generated token, tokens per second, acceptance where drafts were."""
 
 from dataclasses import replace
+from math import prod
+from typing import Any
 
 from .metrics import (
     ACCEPTANCE_LENGTH,
@@ -16,6 +18,8 @@ from .run import Run, Series
 
 RESPONSES = (("grpo.num_prompts_per_step", "grpo.num_generations_per_prompt"), ("prompts_per_step", "group"))
 """Settings whose product is the number of responses per step: of NeMo-RL, and of this project's job."""
+MOST_RESPONSES = 10**6
+"""What each of these can be."""
 
 
 def derive(a: Run, b: Run) -> tuple[Run, Run, bool]:
@@ -33,11 +37,11 @@ def derive(a: Run, b: Run) -> tuple[Run, Run, bool]:
 def responses(run: Run) -> float | None:
     """Responses per rollout batch by the run's settings, or None."""
     for prompts, group in RESPONSES:
-        count = (run.config.get(prompts), run.config.get(group))
-        if all(isinstance(value, int | float) and value > 0 for value in count):
-            sampled = float(count[0] * count[1])  # type: ignore[operator]
-            # Dynamic sampling may draw larger batches, and several in one step.
-            return sampled * float(run.config.get("grpo.batch_multiplier") or 1)
+        # Dynamic sampling may draw larger batches, and several in one step.
+        factors: list[Any] = [run.config.get(key) for key in (prompts, group)]
+        factors.append(run.config.get("grpo.batch_multiplier") or 1)
+        if all(isinstance(value, int | float) and 0 < value <= MOST_RESPONSES for value in factors):
+            return float(prod(factors))
     return None
 
 

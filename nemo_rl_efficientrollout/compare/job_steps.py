@@ -1,12 +1,11 @@
 """A run of this project's own job (examples/grpo_math), whose steps.jsonl is its record."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import read_json
+from ..files import parse_json, read_json, read_text
 from .run import Run, collect, flat
 
 KIND = "run of examples/grpo_math"
@@ -40,18 +39,15 @@ def read(folder: Path) -> Run:
 
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read ({error}); expected the {FILE} of a run") from None
+    text = read_text(file, f"expected the {FILE} of a run")
     lines = text.splitlines()
     for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
-        except ValueError as error:
+            row = parse_json(line, f"{file}:{number}", "the file is corrupt")
+        except UserError:
             if number == len(lines) and not text.endswith("\n"):
                 return  # the job was killed while it wrote this step
-            raise UserError(f"{file}:{number} is not valid JSON ({error}); the file is corrupt") from None
+            raise
         if not isinstance(row, dict) or not isinstance(row.get("step"), int):
             raise UserError(f"{file}:{number} has no 'step'; expected one JSON object per training step")
         yield row

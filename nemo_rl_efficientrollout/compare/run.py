@@ -7,7 +7,9 @@ from numbers import Real
 from typing import Any
 
 Series = dict[int, float]
-"""Values by training step, in ascending order; every value is finite."""
+"""Values by training step, in ascending order; every value is finite, and so are ratios and squares of two."""
+SMALLEST, LARGEST = 1e-38, 1e38
+"""Of what is measured: the range of float32."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,14 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _numbers(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Finite numbers by name. W&B joins nested keys with dots; NeMo-RL's own names have slashes alone."""
+    """Numbers that were measured, by name. W&B joins nested keys with dots; NeMo-RL's own names have slashes alone."""
     for key, value in metrics.items():
         name = f"{prefix}{key}".replace(".", "/")
         if isinstance(value, Mapping):
             yield from _numbers(value, f"{name}/")
-        elif isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value):
+        elif isinstance(value, Real) and not isinstance(value, bool) and _is_measurable(float(value)):
             yield name, float(value)
+
+
+def _is_measurable(value: float) -> bool:
+    return value == 0 or SMALLEST <= abs(value) <= LARGEST

@@ -1,5 +1,6 @@
 """Find out what a run was recorded with, and read it."""
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -26,9 +27,9 @@ def read_run(source: str) -> Run:
         UserError: nothing or more than one run is found, or it cannot be read.
     """
     path = Path(source)
-    if not path.exists():
+    if not os.path.exists(path):
         # `logs/exp_001/tensorboard` looks like a run at W&B: it is one only if its first part is no folder here.
-        if ONLINE.fullmatch(source) and not Path(source.split("/")[0]).exists():
+        if ONLINE.fullmatch(source) and not os.path.exists(source.split("/")[0]):
             return wandb_online.read(source)
         raise UserError(f"{source}: no such folder; give {EXPECTED}")
     if path.name == job_steps.FILE or (path / job_steps.FILE).is_file():

@@ -31,14 +31,21 @@ def read(place: Path) -> Run:
     if importlib.util.find_spec("tensorboard") is None:
         raise UserError(f"{place} holds TensorBoard events, and their reader is not installed: pip install tensorboard")
     files = [place] if place.is_file() else [file for file in place.rglob("*tfevents*") if file.is_file()]
+    from google.protobuf.message import DecodeError  # pyright: ignore
+
     rows: list[tuple[int, dict[str, Any]]] = []
     config: dict[str, Any] = {}
     for file in sorted(files, key=lambda file: (file.stat().st_mtime, file.name)):
-        for step, tag, value in _values(file):
-            if tag == HPARAMS:
-                config |= _settings(value.metadata.plugin_data.content)
-            else:
-                rows.append((step, {tag: _number(value)}))
+        try:
+            for step, tag, value in _values(file):
+                if tag == HPARAMS:
+                    config |= _settings(value.metadata.plugin_data.content)
+                else:
+                    rows.append((step, {tag: _number(value)}))
+        except DecodeError:  # its checksum is right all the same
+            raise UserError(
+                f"{file} holds a record that is no event; copy it again from where it was written"
+            ) from None
     return Run(_name(place), str(place), KIND, config, collect(rows))
 
 
@@ -67,14 +74,22 @@ def _refuse_corruption(file: Path, read: int) -> None:
 
 
 def _number(value: Any) -> float | None:
-    from tensorboard.util.tensor_util import make_ndarray  # pyright: ignore
-
     kind = value.WhichOneof("value")
     if kind == "simple_value":
         return value.simple_value
     if kind == "tensor" and value.metadata.plugin_data.plugin_name == "scalars":
-        return float(make_ndarray(value.tensor).item())
+        return _scalar(value.tensor)
     return None  # figures and histograms
+
+
+def _scalar(tensor: Any) -> float | None:
+    """The number in a tensor; None if it holds another thing."""
+    from tensorboard.util.tensor_util import make_ndarray  # pyright: ignore
+
+    try:
+        return float(make_ndarray(tensor).item())
+    except (TypeError, ValueError):
+        return None
 
 
 def _settings(content: bytes) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What the job will be, as far as the checks depend on it: from NeMo-RL's configuration, or defaults."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -59,15 +60,16 @@ def read_job(path: Path, overrides: Sequence[str] = ()) -> tuple[Job, Finding]:
 
 
 def _job(config: Mapping[str, Any], with_settings: bool = True) -> Job:
-    generation = find_generation(config)[1] or {}
+    generation = _block(config, "policy", "generation") or _block(config, "generation")
     vllm = _block(generation, "vllm_cfg")
     model = _block(config, "policy").get("model_name")
     folders = (_block(config, "logger").get("log_dir"), _block(config, "checkpointing").get("checkpoint_dir"))
+    usual = Job()
     return Job(
         settings=read_settings(generation.get(KEY)) if with_settings else Settings(),
-        model=Path(model) if isinstance(model, str) and Path(model).is_dir() else None,
-        tensor_parallel=vllm.get("tensor_parallel_size", Job.tensor_parallel),
-        gpu_memory_utilization=vllm.get("gpu_memory_utilization", Job.gpu_memory_utilization),
+        model=Path(model) if isinstance(model, str) and os.path.isdir(model) else None,
+        tensor_parallel=_number(vllm, "tensor_parallel_size", usual.tensor_parallel, 10**4),
+        gpu_memory_utilization=_number(vllm, "gpu_memory_utilization", usual.gpu_memory_utilization, 1.0),
         async_engine=bool(vllm.get("async_engine", False)),
         enforce_eager=bool(vllm.get("enforce_eager", False)),
         folders=tuple(Path(folder) for folder in folders if isinstance(folder, str)),
@@ -80,3 +82,10 @@ def _block(config: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
         value = config.get(key)
         config = value if isinstance(value, Mapping) else {}
     return config
+
+
+def _number(block: Mapping[str, Any], key: str, default: Any, most: float) -> Any:
+    """A number of the default's type above 0; the default where there is none, which is not the doctor's to judge."""
+    value: Any = block.get(key)
+    kinds = (int, float) if isinstance(default, float) else (int,)
+    return value if type(value) in kinds and 0 < value <= most else default

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import UnsupportedError, UserError, nearest
+from ..errors import UnsupportedError, UserError, nearest, shown
 
+LARGEST = 10**9
+"""Of any side or count of a model."""
 VOCABULARY_MULTIPLE = 64
 """vLLM pads the vocabulary to this before it divides it among GPUs."""
 
@@ -120,7 +122,7 @@ def _feed_forward(config: Mapping[str, Any], read: "_Reader", hidden: int, layer
     bias = bool(config.get("mlp_bias", False))
     count = 0
     if config["model_type"] == "mixtral" or config["model_type"].endswith("_moe"):
-        count = _sparse_layers(config, layers)
+        count = _sparse_layers(config, read, layers)
     found = []
     if count < layers:
         width = read.share("intermediate_size")
@@ -147,10 +149,13 @@ def _gated(
     ]
 
 
-def _sparse_layers(config: Mapping[str, Any], layers: int) -> int:
+def _sparse_layers(config: Mapping[str, Any], read: "_Reader", layers: int) -> int:
     """Layers with experts: every `decoder_sparse_step`-th, but for `mlp_only_layers`."""
-    step, dense = config.get("decoder_sparse_step") or 1, config.get("mlp_only_layers") or ()
-    return sum((index + 1) % step == 0 and index not in dense for index in range(layers))
+    step = read.number("decoder_sparse_step", default=1) if config.get("decoder_sparse_step") else 1
+    dense = config.get("mlp_only_layers") or []
+    if not isinstance(dense, list) or not all(isinstance(index, int) for index in dense):
+        raise UserError(f"config.json: mlp_only_layers is {shown(dense)}, expected a list of layers")
+    return layers // step - sum((index + 1) % step == 0 for index in set(dense) if 0 <= index < layers)
 
 
 class _Reader:
@@ -167,8 +172,8 @@ class _Reader:
             value = default
         if value is None:
             raise UserError(f"config.json has no {' or '.join(keys)}{nearest(key, self.config)}")
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise UserError(f"config.json: {key} is {value!r}, expected a whole number of at least 1")
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LARGEST:
+            raise UserError(f"config.json: {key} is {shown(value)}, expected a whole number of at least 1")
         return value
 
     def share(self, key: str) -> int:

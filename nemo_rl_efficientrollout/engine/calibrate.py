@@ -21,7 +21,7 @@ from ..gate.cost_model import CostModel
 from ..gate.design import gains
 from ..gate.fit import Fit, fit
 from ..gate.step import Load
-from ..gate.timing import Timing
+from ..gate.timing import Prefill, Timing
 
 STEPS, PLAIN_STEPS = 24, 8
 """Steps wanted of each load: with a new γ each, and plain ones first, which random lengths rarely hold."""
@@ -36,6 +36,8 @@ class Calibrated:
 
     fit: Fit
     timings: list[Timing]
+    prefills: list[Prefill]
+    """One of each load, for the simulator: the gate has no use for them."""
     loads: list[Load]
     seconds: float
 
@@ -57,6 +59,7 @@ def calibrate(
     longest = _max_draft_length(llm)
     candidates = _loads(llm, longest)
     timings: list[Timing] = []
+    prefills: list[Prefill] = []
     visited: list[Load] = []
     fitted: Fit | None = None
     while True:
@@ -65,12 +68,14 @@ def calibrate(
         if load is None:
             break
         progress(load, spent)
-        timings += _measure(llm, load, longest, seed=len(visited))
+        measured, prefill = _measure(llm, load, longest, seed=len(visited))
+        timings += measured
+        prefills.append(prefill)
         visited.append(load)
         fitted = fit(timings)
     llm.collective_rpc("efficientrollout_set_gate", args=({"mode": "off"},))
     assert fitted is not None
-    return Calibrated(fitted, timings, visited, time.perf_counter() - started)
+    return Calibrated(fitted, timings, prefills, visited, time.perf_counter() - started)
 
 
 def _max_draft_length(llm: LLM) -> int:
@@ -121,29 +126,39 @@ def _expected_seconds(model: CostModel, load: Load, longest: int) -> float:
     return prefill + plain + (STEPS + WARM_UP) * model.seconds("cycle", load.batch, load.context, max(longest // 2, 1))
 
 
-def _measure(llm: LLM, load: Load, longest: int, seed: int) -> list[Timing]:
-    """Decode at one load with random draft lengths; returns its steps."""
+def _measure(llm: LLM, load: Load, longest: int, seed: int) -> tuple[list[Timing], Prefill]:
+    """Decode at one load, plainly and with random draft lengths; returns the steps of both, and the first's prefill."""
     chance = random.Random(seed)
     vocabulary = llm.llm_engine.model_config.get_vocab_size()
     prompts: Any = [
         {"prompt_token_ids": [chance.randrange(vocabulary) for _ in range(int(load.context))]}
         for _ in range(load.batch)
     ]
-    plain = _run(llm, prompts, {"mode": "off"}, PLAIN_STEPS + WARM_UP, load)
-    mixed = _run(llm, prompts, {"mode": "random", "seed": seed}, _new_tokens(longest), load)
-    return [*plain, *mixed]
+    llm.reset_prefix_cache()  # these may be the prompts of an earlier calibration
+    started = time.perf_counter()
+    plain = _run(llm, prompts, {"mode": "off"}, PLAIN_STEPS + WARM_UP)
+    seconds = time.perf_counter() - started
+    mixed = _run(llm, prompts, {"mode": "random", "seed": seed}, _new_tokens(longest))
+    prefill = Prefill(load.batch, int(load.context), seconds - _decoding(plain))
+    return [*_timings(plain, load), *_timings(mixed, load)], prefill
 
 
-def _run(llm: LLM, prompts: Any, gate: dict[str, Any], tokens: int, load: Load) -> list[Timing]:
+def _run(llm: LLM, prompts: Any, gate: dict[str, Any], tokens: int) -> list[dict[str, Any]]:
+    """The steps, as the ledger has them."""
     llm.collective_rpc("efficientrollout_set_gate", args=(gate,))
     llm.collective_rpc("efficientrollout_timeline")
     sampling = SamplingParams(temperature=1.0, max_tokens=tokens, ignore_eos=True, detokenize=False)
     llm.generate(prompts, sampling, use_tqdm=False)
-    return list(_timings(llm.collective_rpc("efficientrollout_timeline")[0], load))
+    timeline = llm.collective_rpc("efficientrollout_timeline")[0]
+    return [dict(zip(timeline, values, strict=True)) for values in zip(*timeline.values(), strict=True)]
 
 
-def _timings(timeline: dict[str, list[Any]], load: Load) -> Iterator[Timing]:
-    rows = [dict(zip(timeline, values, strict=True)) for values in zip(*timeline.values(), strict=True)]
+def _decoding(rows: list[dict[str, Any]]) -> float:
+    """Seconds of the steps that did nothing else."""
+    return sum(row["step_seconds"] for row in rows if row["decode_only"])
+
+
+def _timings(rows: list[dict[str, Any]], load: Load) -> Iterator[Timing]:
     context, steps = load.context, 0
     for row, after in pairwise(rows):
         context += 1.0 + row["accepted"] / row["active"]

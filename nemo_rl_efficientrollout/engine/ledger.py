@@ -1,13 +1,10 @@
 """Counters of one engine: what was drafted, what was accepted, and a timeline of steps."""
 
-from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..gate import Prediction, Step
-
-TIMELINE_STEPS = 65536
-"""Steps kept between two readings: a rollout of 8k tokens several times over, 8 MB at most."""
+from .timeline import Timeline
 
 
 @dataclass(slots=True)
@@ -27,9 +24,7 @@ class Ledger:
     """What they would have taken by plain decoding, as predicted."""
     ideal_seconds: float = 0.0
     """What they would have taken by the most promising actions, as predicted."""
-    _timeline: deque[tuple[float, int, float, int, int, int, int, bool, float]] = field(
-        default_factory=lambda: deque(maxlen=TIMELINE_STEPS)
-    )
+    timeline: Timeline = field(default_factory=Timeline)
 
     def __post_init__(self) -> None:
         self.accepted_by_position = [0] * self.max_draft_length
@@ -51,8 +46,7 @@ class Ledger:
             for kept in step.accepted:
                 for position in range(kept):
                     self.accepted_by_position[position] += 1
-        lengths, counts = (step.verified, step.asked), (drafted, accepted, step.decode_only)
-        self._timeline.append((finished_at, step.load.batch, step.load.context, *lengths, *counts, step.seconds))
+        self.timeline.record(step, finished_at, drafted, accepted)
 
     def counters(self) -> dict[str, Any]:
         """A plain dict of all counts."""
@@ -64,18 +58,3 @@ class Ledger:
             "decode_steps": self.decode_steps,
             "speculating_steps": self.speculating_steps,
         }
-
-    def take_timeline(self) -> dict[str, list[float]]:
-        """The steps since the last call, as equally long lists; `seconds` counts from the first step's start."""
-        rows = list(self._timeline)
-        self._timeline.clear()
-        start = rows[0][0] - rows[0][-1] if rows else 0.0
-        names = (
-            *("seconds", "active", "context", "draft_length", "asked", "drafted", "accepted"),
-            *("decode_only", "step_seconds"),
-        )
-        columns: dict[str, list[float]] = {name: [] for name in names}
-        for row in rows:
-            for name, value in zip(names, (row[0] - start, *row[1:]), strict=True):
-                columns[name].append(value)
-        return columns

@@ -5,6 +5,7 @@ The scheduler may live in another process than the metrics. What vLLM carries be
 totals are its tail.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from prometheus_client import Counter, Gauge
@@ -30,6 +31,20 @@ def detach(stats: SpecDecodingStats) -> Totals | None:
     """What `stats` carries, if anything."""
     tail = stats.num_draft_tokens_per_pos[stats.num_spec_tokens :]
     return Totals(*tail) if tail else None
+
+
+def counters(metrics: Iterable[Any]) -> dict[Any, float]:
+    """Of vLLM's metrics (`LLM.get_metrics()`) those about speculation, ours too, as NeMo-RL's workers collect them:
+    by name, and by (name, position from 1) where a metric has positions.
+    """
+    found: dict[Any, float] = {}
+    for metric in metrics:
+        if "spec_decode" in metric.name:
+            if hasattr(metric, "values"):
+                found |= {(metric.name, position): value for position, value in enumerate(metric.values, 1)}
+            else:
+                found[metric.name] = metric.value
+    return found
 
 
 def install() -> None:

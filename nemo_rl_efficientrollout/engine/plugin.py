@@ -35,9 +35,10 @@ def register() -> None:
     from vllm.v1.worker.worker_base import WorkerBase
 
     from . import metrics, rpc, self_test, workers
-    from .compat import runner_choice
+    from .compat import runner_choice, stop_strings
 
     runner_choice.install()
+    stop_strings.install()
     metrics.install()
     for method in rpc.WORKER_METHODS:
         setattr(WorkerBase, method.__name__, method)

@@ -1,6 +1,5 @@
 """Quantizes layers of the policy into the drafter, beside the stream on which weights arrive."""
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor
 from vllm.config import VllmConfig, set_current_vllm_config
 
+from ..clock import Clock
 from ..drafter.formats import Quantized
 from .arrival import not_finite
 from .twin import DraftLayer
@@ -21,6 +21,7 @@ class Requantizer:
         self._config = vllm_config
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._finite: dict[str, Tensor] = {}
+        self._clock = Clock()
         self.seconds = 0.0
         """Wall time that this refit has spent here: without what the device did beside the arrival of weights."""
 
@@ -63,11 +64,11 @@ class Requantizer:
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
-        started = time.perf_counter()
+        started = self._clock()
         try:
             yield
         finally:
-            self.seconds += time.perf_counter() - started
+            self.seconds += self._clock() - started
 
     @contextmanager
     def _beside(self) -> Iterator[None]:

@@ -67,6 +67,7 @@ def efficientrollout_draft_by_policy(worker: Any, policy: bool) -> None:
 
 def efficientrollout_decode_plainly(worker: Any, reason: str) -> None:
     """Give the drafter up for good. Raises UnsupportedError if the settings are strict."""
+    worker.model_runner.draft_by_policy(True)  # the runner must not hold what the state lets go
     state_of(worker).decode_plainly(reason)
 
 
@@ -80,8 +81,8 @@ def efficientrollout_detect(worker: Any, max_rows: int) -> dict[str, Any]:
     try:
         shapes = layer_shapes(config.model_config.hf_text_config.to_dict(), config.parallel_config.tensor_parallel_size)
         return detect(shapes, max_rows, str(worker.device), PROBE_SECONDS).to_dict()
-    except UserError as error:
-        return {"refused": str(error)}
+    except (UserError, RuntimeError, MemoryError) as error:  # no memory, no kernel: a gate can do without
+        return {"refused": (str(error) or type(error).__name__).splitlines()[0]}
 
 
 WORKER_METHODS = (
@@ -113,7 +114,7 @@ def answer_in_engine_core(original: Any) -> Any:
             scheduler.set_gate(*args, **(kwargs or {}))
             return [None]
         if method == efficientrollout_timeline.__name__:
-            return [scheduler.ledger.take_timeline()]
+            return [scheduler.ledger.timeline.take()]
         if method == efficientrollout_gate.__name__:
             return [scheduler.describe_gate()]
         refits = method == efficientrollout_load_weights.__name__ or method in REFITS

@@ -8,7 +8,7 @@ from vllm.platforms import current_platform
 from vllm.v1.worker import gpu_model_runner
 
 from ..patching import wrap
-from .compat import cpu_sampling, cpu_weights
+from .compat import cpu_sampling, cpu_weights, min_tokens
 from .compat.present import present
 from .plugin import is_enabled
 from .proposer_v1 import TwinProposer
@@ -24,6 +24,7 @@ def install() -> None:
         return
     cpu_sampling.install()
     cpu_weights.install()
+    min_tokens.install()
     present.keep_expert_originals()
     if current_platform.is_cpu():
         from vllm.v1.worker import cpu_worker

@@ -1,6 +1,5 @@
 """The scheduler's part: ask the gate for γ before every step, tell it afterwards what came of it."""
 
-import time
 from typing import TYPE_CHECKING, Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
@@ -9,8 +8,9 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.spec_decode.metrics import SpecDecodingStats
 
+from ..clock import Clock
 from ..config import KEY, GateSettings, read_gate, read_settings
-from ..gate import AutoGate, Gate, Load, Step, make_gate
+from ..gate import AutoGate, Gate, Load, Prediction, Step, make_gate
 from ..gate.evidence import Evidence
 from . import workers
 from .ledger import Ledger
@@ -43,7 +43,10 @@ class DraftLengths(Scheduler if TYPE_CHECKING else object):
         self._drafters: Drafters | None = None  # unknown: the workers are asked before the next step
         self._seed: Seed | None = None
         self._auto: AutoGate | None = None
+        self._clock = Clock()
         self._last_step_ended = 0.0
+        self._prediction: Prediction | None = None
+        self._busy = False  # since then
         self.gate = self._make_gate(settings.gate)
         self.ledger = Ledger(self.num_spec_tokens)
         self.evidence = Evidence() if settings.refit.refresh == "on_evidence" else None
@@ -66,10 +69,15 @@ class DraftLengths(Scheduler if TYPE_CHECKING else object):
 
     def draft_length(self, scheduled_requests: int) -> int:
         """γ that this step drafts for the next one."""
+        self._prediction = None
         if scheduled_requests > self._settings.draft_length.max_requests:
             return 0
-        length = self.gate.choose(self.load() if self.gate.learns else Load(scheduled_requests))
-        return length if length and self.may_draft() else 0
+        load = self.load() if self.gate.learns else Load(scheduled_requests)
+        length = self.gate.choose(load)
+        if length and not self.may_draft():
+            length = 0
+        self._prediction = self.gate.predict(load, length)
+        return length
 
     def may_draft(self) -> bool:
         """Whether every worker's drafter is fit to draft."""
@@ -81,8 +89,9 @@ class DraftLengths(Scheduler if TYPE_CHECKING else object):
         return self._drafters
 
     def workers_changed(self) -> None:
-        """Something was asked of the workers: their drafter may be fit now, or no longer."""
+        """Something was asked of the workers: their drafter may be fit now, or no longer. No step took that time."""
         self._drafters = None
+        self._busy = False
 
     def refit(self) -> None:
         """The policy and its drafter have new weights."""
@@ -99,25 +108,28 @@ class DraftLengths(Scheduler if TYPE_CHECKING else object):
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
         self._ask_drafters()
-        started = time.perf_counter()
+        started = self._clock()
         output = super().schedule(*args, **kwargs)
         output.efficientrollout_started = started  # type: ignore[attr-defined]
         return output
 
     def update_from_output(self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput) -> Any:
-        now = time.perf_counter()
+        now = self._clock()
         if scheduler_output.num_scheduled_tokens:
             started = scheduler_output.efficientrollout_started  # type: ignore[attr-defined]
-            # Under asynchronous scheduling a step waits for the one before it.
-            seconds = now - max(started, self._last_step_ended)
+            # The host's work between two steps is part of the price of a step; asynchronous ones overlap besides.
+            if self._busy or started < self._last_step_ended:
+                started = self._last_step_ended
             self._last_step_ended = now
-            step = self._read_step(scheduler_output, model_runner_output, seconds)
+            step = self._read_step(scheduler_output, model_runner_output, now - started)
             if self.gate.learns:
                 self.gate.observe(step)
-            self.ledger.record(step, now, self.gate.prediction)
+            self.ledger.record(step, now, self._prediction)
             if self.evidence is not None and step.drafted:
                 self.evidence.observe(step.drafted, step.accepted)
-        return super().update_from_output(scheduler_output, model_runner_output)
+        answer = super().update_from_output(scheduler_output, model_runner_output)
+        self._busy = self.has_unfinished_requests()
+        return answer
 
     def make_stats(self, spec_decoding_stats: SpecDecodingStats | None = None, *args: Any, **kwargs: Any) -> Any:
         due = self.ledger.decode_steps % EVERY == 1 or not self.running
@@ -141,6 +153,9 @@ class DraftLengths(Scheduler if TYPE_CHECKING else object):
             promised_microseconds=round(1e6 * ledger.promised_seconds),
             ideal_microseconds=round(1e6 * ledger.ideal_seconds),
             break_even_millionths=round(1e6 * (self.gate.break_even() or 0.0)),
+            blind=int(self.gate.blind),
+            measured_microseconds=round(1e6 * self.gate.foresight.measured),
+            predicted_microseconds=round(1e6 * self.gate.foresight.predicted),
         )
 
     def load(self) -> Load:

@@ -1,7 +1,7 @@
 """What the gate starts from: a calibration of this model on this hardware, else probes of this machine."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..gate import AutoGate
 from ..gate.calibration import check_matches, load
 from ..gate.cost_model import CostModel
-from ..gate.model_constants import ModelConstants
+from ..gate.model_constants import ModelConstants, seeded
 from ..gate.prior import Prior
 from ..gate.terms import Padding
 from .versions import installed_vllm
@@ -25,10 +25,6 @@ logger = init_logger("vllm.efficientrollout")
 Probe = Callable[[int], Mapping[str, Any]]
 """Asks a worker for `Detection.to_dict()` up to a number of rows, or for `refused` with a reason."""
 
-KERNEL_EFFICIENCY = 1.3
-"""T_D over what the drafter's bytes allow, before it is measured: small kernels, quantized activations."""
-ALL_REDUCE_LATENCY_S, ALL_REDUCE_BYTES_PER_S = 34e-6, 100e9
-"""An all-reduce before it is measured. The paper's bench has 36 µs for 229 kB between two A100s over NVLink."""
 PROBE_ROWS_CPU, PROBE_ROWS_GPU = 32, 512
 """Largest GEMM probed: beyond it all is compute."""
 
@@ -116,23 +112,9 @@ def _probe_rows(config: VllmConfig, max_draft_length: int) -> int:
 
 
 def _prior(settings: Settings, config: VllmConfig, answer: Mapping[str, Any]) -> Prior:
-    ratio = byte_ratio(settings.drafter)
-    constants = model_constants(config, ratio)
-    curve = tuple((point["rows"], point["seconds"]) for point in answer["curves"]["bf16"])
-    efficiency = 1.0 if ratio == 1.0 else KERNEL_EFFICIENCY
-    fixed, per_row = constants.all_reduce(ALL_REDUCE_LATENCY_S, ALL_REDUCE_BYTES_PER_S)
-    prior = Prior(
-        all_reduce_s=fixed,
-        all_reduce_s_per_row=per_row,
-        plain_seconds=curve[0][1],
-        draft_ratio=ratio * efficiency,
-        kv_per_ktoken=constants.kv_per_ktoken(lm_head=True),
-        curve=curve if len(curve) > 1 else (),
-    )
-    ridge = answer["ridge_rows"]["bf16"]
-    if ridge is None:
-        return prior
-    return replace(prior, ridge_rows=ridge, attention_per_ktoken=constants.attention_per_ktoken(ridge, lm_head=True))
+    constants = model_constants(config, byte_ratio(settings.drafter))
+    curve = [(point["rows"], point["seconds"]) for point in answer["curves"]["bf16"]]
+    return seeded(constants, curve, answer["ridge_rows"]["bf16"])
 
 
 def _ridge(answer: Mapping[str, Any]) -> str:

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from vllm.config import VllmConfig
 from vllm.logger import init_logger
@@ -59,7 +58,7 @@ class SelfSpeculation:
             self.twin = build_twin(self._config, target, self._settings.drafter)
             self._requantizer = Requantizer(self.twin.quantized, self._config, next(target.parameters()).device)
             self._conclude(self._requantizer.finish())
-        except (UnsupportedError, torch.OutOfMemoryError, MemoryError) as error:
+        except QUANTIZER_ERRORS as error:
             self.decode_plainly(str(error).splitlines()[0] if str(error) else type(error).__name__)
 
     def rehouse(self) -> None:
@@ -69,7 +68,7 @@ class SelfSpeculation:
 
     def decode_plainly(self, reason: str) -> None:
         """Give the drafter up for good. Raises UnsupportedError instead when the settings are strict."""
-        self.twin = None
+        self.twin = self._requantizer = self._session = None  # and with them the drafter's memory
         self.refit.fail(f"decoding plainly, {reason}")
         if self._settings.strict:
             raise UnsupportedError(f"EfficientRollout cannot run and strict is set: {reason}")
@@ -162,10 +161,10 @@ class SelfSpeculation:
             return
         try:
             bad = self._requantizer.finish()
-        except QUANTIZER_ERRORS as error:  # the policy goes on without its drafter
+        except BaseException as error:
             self._lose(f"re-quantization raised {type(error).__name__}: {error}")
-            if self._settings.strict:
-                raise
+            if self._settings.strict or not isinstance(error, QUANTIZER_ERRORS):
+                raise  # otherwise the policy goes on without its drafter
         else:
             self._conclude(bad)
 

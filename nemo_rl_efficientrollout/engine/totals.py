@@ -26,6 +26,12 @@ class Totals(NamedTuple):
     promised_microseconds: int = 0
     """The same times predicted speed-up: how long plain decoding would have taken, by prediction."""
     ideal_microseconds: int = 0
-    """The same over the speed-up of the action that promised most."""
+    """That over the speed-up of the action that promised most: how long the best would have taken, by prediction."""
     break_even_millionths: int = 0
     """Acceptance rate from which drafting one token pays for one request alone, by prediction now; 0 is unknown."""
+    blind: int = 0
+    """1 while a gate that needs a cost model has none."""
+    measured_microseconds: int = 0
+    """Of decode steps whose time the gate had predicted, each no further from it than a factor of `foresight.MOST`."""
+    predicted_microseconds: int = 0
+    """The same steps as predicted."""

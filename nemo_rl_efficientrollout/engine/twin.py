@@ -7,6 +7,7 @@ weights are new, and with format `bf16` not even those.
 
 import copy
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,15 +92,25 @@ def build_twin(vllm_config: VllmConfig, target: nn.Module, settings: DrafterSett
     refuse_unsupported(vllm_config)
     forward_context = vllm_config.compilation_config.static_forward_context
     attention = {name for name, layer in forward_context.items() if isinstance(layer, Attention)}
-    registered = set(forward_context)
-    twin = Twin(_empty_copy(vllm_config), attention)
-    for name in set(forward_context) - registered:
-        if not isinstance(forward_context[name], MoERunner):  # which finds itself by its own name
-            del forward_context[name]
-    parts = dict(target.named_modules(remove_duplicate=False))
-    _share_parts(twin, twin.model, parts, settings, path="")
-    _refuse_unfilled(twin.model)
+    with _leaving_no_names(forward_context) as kept:
+        twin = Twin(_empty_copy(vllm_config), attention)
+        parts = dict(target.named_modules(remove_duplicate=False))
+        _share_parts(twin, twin.model, parts, settings, path="")
+        _refuse_unfilled(twin.model)
+        kept |= {name for name, layer in forward_context.items() if isinstance(layer, MoERunner)}  # found by own names
     return twin
+
+
+@contextmanager
+def _leaving_no_names(forward_context: dict[str, Any]) -> Iterator[set[str]]:
+    """Take out what the block registers, but for the names that it put into the set: vLLM would hold a twin that came
+    to nothing, and reserve a KV cache for its attention."""
+    kept = set(forward_context)
+    try:
+        yield kept
+    finally:
+        for name in set(forward_context) - kept:
+            del forward_context[name]
 
 
 def twin_config(vllm_config: VllmConfig) -> VllmConfig:

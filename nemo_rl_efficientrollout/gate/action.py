@@ -22,7 +22,7 @@ class Prediction(NamedTuple):
     """Tokens per second over those of plain decoding."""
 
     speedup: float
-    """Of the action that was chosen."""
+    """Of the action that is taken."""
     best: float
     """Of the most promising one. The two differ while something is probed, or a gain is too small to switch for."""
 

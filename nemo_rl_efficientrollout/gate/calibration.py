@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..errors import UserError, nearest
+from ..errors import UserError, nearest, shown
 from ..files import read_json, write_whole
 from .cost_model import CostModel
 from .prior import Prior
@@ -26,11 +26,13 @@ if TYPE_CHECKING:  # a calibration is read without scipy
 SCHEMA = "efficientrollout.calibration"
 VERSION = 1
 _MEAN_DIGITS, _COVARIANCE_DIGITS, _WEIGHT_DIGITS = 12, 6, 3
+MOST_DRAFTERS = 16
 _ROUNDING = 1e-4
 """Relative difference that rounding may cause between numbers that say the same."""
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(ge=-1e24, le=1e24)]
+NotNegative = Annotated[float, Field(ge=0.0, le=1e12)]
+"""Its square is `Finite`."""
 
 
 class _Block(BaseModel):
@@ -84,7 +86,7 @@ class Calibration(_Block):
     version: Literal[1] = VERSION
     provenance: Provenance
     padding: Padding
-    drafters: Annotated[tuple[str, ...], Field(min_length=1)]
+    drafters: Annotated[tuple[str, ...], Field(min_length=1, max_length=MOST_DRAFTERS)]
     noise_relative: Annotated[float, Field(gt=0.0, le=1.0)]
     prior: Hypothesis
     parameters: dict[str, Parameter]
@@ -173,7 +175,7 @@ def load(path: Path) -> Calibration:
     found = (content.get("schema"), content.get("version"))
     if found != (SCHEMA, VERSION):
         raise UserError(
-            f"{path} has schema {found[0]!r} version {found[1]!r}, expected '{SCHEMA}' version {VERSION}; "
+            f"{path} has schema {shown(found[0])} version {shown(found[1])}, expected '{SCHEMA}' version {VERSION}; "
             "write it anew with `efficientrollout gate fit`"
         )
     try:
@@ -228,4 +230,4 @@ def _one_line(error: ValidationError) -> str:
         return f"unknown key '{key}'"
     if first["type"] == "missing":
         return f"no key '{key}'"
-    return f"{key} is {first['input']!r}, {first['msg'][0].lower()}{first['msg'][1:]}"
+    return f"{key} is {shown(first['input'])}, {first['msg'][0].lower()}{first['msg'][1:]}"

@@ -5,6 +5,7 @@ and Gaussian beliefs the reduction of variance follows from where a point lies, 
 measured point changes the model by which the next is chosen.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -14,6 +15,8 @@ from .cost_model import CostModel
 from .fit import Fit, fit
 from .terms import Vector
 from .timing import Timing
+
+_ROUNDING = 1e-9
 
 
 def gains(
@@ -43,7 +46,9 @@ def choose(
 ) -> Iterator[int]:
     """Indices of `count` candidates in the order in which to measure them.
 
-    A candidate's `seconds` count only once its index was yielded. The first is the cheapest plain step.
+    A candidate's `seconds` count only once its index was yielded. The first is the cheapest plain step. Of candidates
+    that are the same to the model, such as T_D at every γ, it takes one of the kind and γ that it has seen least: that
+    they are the same is an assumption, and other hypotheses (see `Padding`) deny it.
     """
     loads = sorted({(candidate.batch, candidate.context) for candidate in candidates})
     plain = [i for i, candidate in enumerate(candidates) if candidate.plain]
@@ -52,8 +57,10 @@ def choose(
     left = [i for i in range(len(candidates)) if i != chosen[0]]
     while left and len(chosen) < count:
         model = refit([candidates[i] for i in chosen]).model
-        rows = [candidates[i].vector(model.terms) for i in left]
-        best = left[int(np.argmax(gains(model, rows, loads, acts)))]
+        gain = gains(model, [candidates[i].vector(model.terms) for i in left], loads, acts)
+        equal = [left[i] for i in np.flatnonzero(gain >= (1.0 - _ROUNDING) * gain.max())]
+        seen = Counter((candidates[i].kind, candidates[i].draft_length) for i in chosen)
+        best = min(equal, key=lambda i: seen[candidates[i].kind, candidates[i].draft_length])
         left.remove(best)
         chosen.append(best)
         yield best

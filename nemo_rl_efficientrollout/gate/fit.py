@@ -90,10 +90,11 @@ def _solve(terms: Terms, rows: Vector, timings: Sequence[Timing], prior: Prior) 
     theta, z = mean, np.zeros(len(seconds))
     for _ in range(_ROUNDS):
         root = np.sqrt(weights) / noise
-        system = np.vstack([relative * root[:, None], np.diag(1.0 / deviation)])
+        known = relative * root[:, None]
+        system = np.vstack([known, np.diag(1.0 / deviation)])
         theta, _ = nnls(system, np.concatenate([root, mean / deviation]), maxiter=50 * terms.size)
         error = relative @ theta - 1.0
-        noise = _noise(error, weights)
+        noise = _noise(error, weights, noise**2 * _decided(known * deviation))
         z = error / noise
         weights = (_TAILS + 1.0) / (_TAILS + z**2)
     misfit = np.sum((_TAILS + 1.0) * np.log1p(z**2 / _TAILS)) + 2.0 * len(z) * np.log(noise)
@@ -112,7 +113,13 @@ def _posterior(prior: Vector, deviation: Vector, system: Vector) -> Vector:
     return half @ half.T
 
 
-def _noise(error: Vector, weights: Vector) -> float:
-    """Scale of the errors, drawn towards `NOISE` where there are few."""
-    total = float(np.sum(weights * error**2)) + _NOISE_WEIGHT * NOISE**2
+def _noise(error: Vector, weights: Vector, explained: float) -> float:
+    """Scale of the errors, drawn towards `NOISE` where there are few; `explained`: squares that θ took from them."""
+    total = float(np.sum(weights * error**2)) + explained + _NOISE_WEIGHT * NOISE**2
     return float(np.sqrt(total / (len(error) + _NOISE_WEIGHT)))
+
+
+def _decided(system: Vector) -> float:
+    """Of how many parameters whitened equations know more than the prior of deviation 1."""
+    values = np.linalg.eigvalsh(system @ system.T if len(system) < system.shape[1] else system.T @ system)
+    return float(np.sum(values / (1.0 + values)))

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from ..config import GateSettings
 from .action import Prediction
+from .foresight import Foresight
 from .policy import AutoGate
 from .step import Load, Step
 
@@ -16,10 +17,16 @@ class Gate(Protocol):
     """Whether it looks at loads and steps; one that does not is told neither, which saves time."""
     switches: int
     """Changes of action since it was made, by its own judgement."""
+    foresight: Foresight
+    """How long steps took and should have taken, if it has an opinion."""
 
     @property
-    def prediction(self) -> Prediction | None:
-        """What its last decision was expected to bring, if it expects anything."""
+    def blind(self) -> bool:
+        """Whether it wants to know costs, and knows none."""
+        ...
+
+    def predict(self, load: Load, draft_length: int) -> Prediction | None:
+        """What this draft length is expected to bring, if it expects anything."""
         ...
 
     def choose(self, load: Load) -> int:
@@ -44,7 +51,11 @@ class Thoughtless:
 
     learns = False
     switches = 0
-    prediction: Prediction | None = None
+    foresight = Foresight()
+    blind = False
+
+    def predict(self, load: Load, draft_length: int) -> Prediction | None:
+        return None
 
     def observe(self, step: Step) -> None:
         return

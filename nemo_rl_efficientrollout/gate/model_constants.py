@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..errors import UserError
+from ..errors import UserError, shown
 from ..files import read_json
 from .prior import Prior
 
@@ -26,6 +26,10 @@ GROUP = 128
 """Weights that share a 16-bit scale and a zero point as wide as a weight (AWQ storage), below 8 bits."""
 KERNEL_EFFICIENCIES = (1.0, 1.6, 2.5)
 """Drafter time over what its bytes allow: from a perfect kernel to one that unpacks as long as it reads."""
+KERNEL_EFFICIENCY = 1.3
+"""The same before anything says more: small kernels, quantized activations."""
+ALL_REDUCE_LATENCY_S, ALL_REDUCE_BYTES_PER_S = 34e-6, 100e9
+"""An all-reduce before it is measured. The paper's bench has 36 µs for 229 kB between two A100s over NVLink."""
 _BYTES = 2
 _KTOKEN = 1000
 
@@ -117,7 +121,7 @@ def read_model_constants(path: Path) -> ModelConstants:
             raise UserError(f"{path} has no key '{key}'; add it") from None
         if first["type"] == "value_error":
             raise UserError(f"{path}: {first.get('ctx', {})['error']}; correct the file") from None
-        raise UserError(f"{path}: {key} is {first['input']!r}, {_lower(first['msg'])}; correct the file") from None
+        raise UserError(f"{path}: {key} is {shown(first['input'])}, {_lower(first['msg'])}; correct the file") from None
 
 
 def sharpened(priors: Sequence[Prior], constants: ModelConstants, lm_head: bool = False) -> list[Prior]:
@@ -135,6 +139,36 @@ def sharpened(priors: Sequence[Prior], constants: ModelConstants, lm_head: bool 
     physical = [replace(prior, kv_per_ktoken=constants.kv_per_ktoken(lm_head)) for prior in machines]
     drafts = [constants.draft_ratio(lm_head) * efficiency for efficiency in KERNEL_EFFICIENCIES]
     return [replace(prior, draft_ratio=ratio) for prior in machines + physical for ratio in drafts]
+
+
+def seeded(
+    constants: ModelConstants,
+    curve: Sequence[tuple[float, float]],
+    ridge_rows: float | None,
+    all_reduce_latency_s: float = ALL_REDUCE_LATENCY_S,
+) -> Prior:
+    """What is believed of this architecture on a machine of which only GEMM times are known, output head included.
+
+    Args:
+        constants: of the model and the drafter's bytes.
+        curve: (rows, seconds) of all GEMMs of a step, from one row on.
+        ridge_rows: where weights stop being free; None if beyond the curve.
+        all_reduce_latency_s: of one all-reduce of nothing.
+    """
+    efficiency = 1.0 if constants.quant_ratio == 1.0 else KERNEL_EFFICIENCY
+    fixed, per_row = constants.all_reduce(all_reduce_latency_s, ALL_REDUCE_BYTES_PER_S)
+    prior = Prior(
+        all_reduce_s=fixed,
+        all_reduce_s_per_row=per_row,
+        plain_seconds=curve[0][1],
+        draft_ratio=constants.quant_ratio * efficiency,
+        kv_per_ktoken=constants.kv_per_ktoken(lm_head=True),
+        curve=tuple(curve) if len(curve) > 1 else (),
+    )
+    if ridge_rows is None:
+        return prior
+    attention = constants.attention_per_ktoken(ridge_rows, lm_head=True)
+    return replace(prior, ridge_rows=ridge_rows, attention_per_ktoken=attention)
 
 
 def _lower(text: str) -> str:

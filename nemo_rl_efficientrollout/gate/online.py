@@ -17,6 +17,9 @@ _MIN_NOISE, _MAX_NOISE, _NOISE_RATE = 0.003, 0.2, 1.0 / 64.0
 _MOST_ODD = 256
 ODD = 4.0
 """Errors beyond this many standard deviations are believed when seen twice in a row: a first compilation is not."""
+STILL, STILL_STEPS = 10.0, 8
+"""Times its expected length from which a step is taken for one in which the machine stood still, and how many of them
+in a row are believed none the less."""
 WANDER = 1e-3
 """Relative random walk of each term per step: a neighbour on the machine, a longer queue."""
 DRIFT, DRIFT_EVERY = 0.02, 64
@@ -41,7 +44,7 @@ class Tracker:
         self._blocks = [self.terms.block(name) for name in ("target", *(f"draft.{d}" for d in self.terms.drafters))]
         self._surprise = 0.0
         self._steps = 0
-        self._odd: dict[Hashable, float] = {}
+        self._odd: dict[Hashable, tuple[float, int]] = {}  # last odd error, and how many like it came in a row
         self._widen(RESTART, own=0.0)
 
     @property
@@ -49,8 +52,12 @@ class Tracker:
         """What is believed now."""
         return CostModel(self.terms, self.mean.copy(), self.covariance.copy(), self.noise)
 
-    def observe(self, key: Hashable, x: Vector, seconds: float) -> None:
-        """Learn that a step of kind `key` with terms `x` took `seconds`; times that are no times are ignored."""
+    def observe(self, key: Hashable, x: Vector, seconds: float, plain: bool = False) -> None:
+        """Learn that a step of kind `key` with terms `x` took `seconds`; times that are no times are ignored.
+
+        `plain` steps that are much faster than expected show that the model is of a machine that stood still: then so
+        are the terms of steps that are no longer taken because they seem slow.
+        """
         expected = float(x @ self.mean)
         if not (0.0 < seconds < math.inf and expected > 0.0):
             return
@@ -58,10 +65,15 @@ class Tracker:
         spread, own = float(x @ reach), (self.noise * expected) ** 2
         error = seconds - expected
         z = error / math.sqrt(spread + own)
-        odd = abs(z) > ODD
-        last = self._odd.pop(key, 0.0)
-        if odd and (z * last <= 0.0 or abs(last) < 0.5 * abs(z)):
-            self._remember_odd(key, z)
+        stood_still = plain and STILL * seconds < expected  # when the model was learned
+        odd = stood_still or abs(z) > ODD
+        last, times = self._odd.pop(key, (0.0, 0))
+        alike = z * last > 0.0 and abs(last) >= 0.5 * abs(z)
+        if odd and (not alike or (seconds > STILL * expected and times + 1 < STILL_STEPS)):
+            self._remember_odd(key, z, times + 1 if alike else 1)
+            return
+        if stood_still:
+            self._scale(seconds / expected)
             return
         self._steps += 1
         weight = 1.0 if odd else min(1.0, (_TAILS + 1.0) / (_TAILS + z * z))
@@ -82,10 +94,16 @@ class Tracker:
         elif self._steps % DRIFT_EVERY == 0:
             self._widen(DRIFT, own=0.0)
 
-    def _remember_odd(self, key: Hashable, z: float) -> None:
+    def _remember_odd(self, key: Hashable, z: float, times: int) -> None:
         if len(self._odd) >= _MOST_ODD:
             self._odd.clear()
-        self._odd[key] = z
+        self._odd[key] = z, times
+
+    def _scale(self, factor: float) -> None:
+        """The whole machine is so many times as slow as it was believed to be."""
+        self.mean *= factor
+        self.covariance *= factor**2
+        self.restarts += 1
 
     def _widen(self, share: float, own: float) -> None:
         """Admit that all terms, each block and each term may be off by a share of their value."""

@@ -23,6 +23,7 @@ from .acceptance import Acceptance
 from .action import PLAIN, Action, Prediction, actions
 from .cost_model import CostModel
 from .described import Described
+from .foresight import Foresight
 from .online import Tracker
 from .prior import Prior
 from .probing import Probing
@@ -93,25 +94,24 @@ class AutoGate:
         self.action = PLAIN
         self.switches = 0
         self.probing = Probing()
+        self.foresight = Foresight()
         self._prior, self._padding = prior or Prior(plain_seconds=1.0, unsure_ridge=4.0), padding
         self._baseline: list[float] = []
         self._waiting: Step | None = None
         self._home = 0  # index of the action to which a probe returns
         self._steps = 0
         self._cycles: OrderedDict[tuple[int, int], Vector] = OrderedDict()
-        self._speeds: Vector | None = None  # by the last decision
         self._context = 0.0
 
     def choose(self, load: Load) -> int:
         """γ of the next step; 0 for a load that is no load."""
-        self._speeds = None
         if self.tracker is None or not _sound(load):
             return self._settle(load, State.LEARNING, 0, math.nan, "no cost model yet")
         cycles = self._terms(load) @ self.tracker.mean
         speeds = self._lengths(load) * (cycles[0] / cycles)
         if not np.isfinite(speeds).all():
             return self._settle(load, State.LEARNING, 0, math.nan, "the cost model gave no number")
-        self._speeds, self._context = speeds, load.context
+        self._context = load.context
         merits = speeds * self._handicaps
         best = int(np.argmax(merits))
         if best != self._home:
@@ -159,11 +159,20 @@ class AutoGate:
         return self._lengths(load) * (cycles[0] / cycles)
 
     @property
-    def prediction(self) -> Prediction | None:
-        """What the last decision was expected to bring; None where there was no number to decide by."""
-        if self._speeds is None:
+    def blind(self) -> bool:
+        """Whether there is no cost model to choose by."""
+        return self.tracker is None
+
+    def predict(self, load: Load, draft_length: int) -> Prediction | None:
+        """What a draft length is expected to bring, whether it was chosen here or not; None where there is no number.
+
+        Looks at nothing that `choose` leaves behind: a gate that no longer moves can be told from one that need not.
+        """
+        if self.tracker is None or not _sound(load):
             return None
-        return Prediction(float(self._speeds[self._index[self.action.draft_length]]), float(self._speeds.max()))
+        speeds = self.speeds(load)
+        best = float(speeds.max())
+        return Prediction(float(speeds[self._index[draft_length]]), best) if math.isfinite(best) else None
 
     def break_even(self) -> float | None:
         """Acceptance rate from which drafting one token pays for a request alone, where speculation pays first.
@@ -246,15 +255,17 @@ class AutoGate:
         plain = not step.verified and not step.asked
         self.probing.earn(step.load, step.seconds, plain)
         if self.tracker is not None:
-            self.tracker.observe((step.verified, step.asked), self._terms_of(step), step.seconds)
+            terms = self._terms_of(step)
+            self.foresight.note(float(terms @ self.tracker.mean), step.seconds)
+            self.tracker.observe((step.verified, step.asked), terms, step.seconds, plain)
         elif plain:
             self._learn_baseline(step)
 
     def _learn_baseline(self, step: Step) -> None:
-        self.probing.lend(step.seconds)
         self._baseline.append(step.seconds)
         if len(self._baseline) < BASELINE_STEPS:
             return
+        self.probing.lend(median(self._baseline))
         terms = Terms(tuple(self.acceptance), self._padding)
         prior = self._prior.scaled(terms, *step.load, median(self._baseline))
         self.tracker = Tracker(CostModel(terms, prior.mean(terms), prior.covariance(terms), 0.05))

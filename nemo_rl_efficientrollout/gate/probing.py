@@ -13,6 +13,8 @@ from .terms import Vector
 SHARE, LEAST_SHARE, CURIOUS_STEPS = 0.008, 0.002, 1024
 """Share of decode time that probing may cost: less and less once nothing has changed for so many steps, and never below
 the least, which still finds out when a machine or a drafter has changed."""
+MOST_CREDIT = 64.0
+"""Plain steps that the credit is worth at most: a step that hung for an hour earns no hour of probes."""
 HOPE, FEAR = 1.5, 0.25
 """Standard deviations of optimism with which probes are chosen, of pessimism with which they are paid for."""
 LEAST_GAIN = 0.005
@@ -62,6 +64,7 @@ class Probing:
             doubts: relative standard deviation of each speed over that of `home`; shape [actions].
             cycles: expected seconds of a cycle of each action; shape [actions].
         """
+        self._credit = min(self._credit, MOST_CREDIT * float(cycles[0]))
         hopes = merits * np.exp(HOPE * doubts) / merits[home]
         hopes[home] = 0.0
         hopeful = int(np.argmax(hopes))

@@ -24,7 +24,7 @@ class Step:
     asked: int
     """Draft length asked for the step after."""
     seconds: float
-    """From the start of scheduling to the arrival of the sampled tokens."""
+    """To the arrival of the sampled tokens, from that of the step before; after idleness, from its scheduling."""
     decode_only: bool
     """No request was prefilling and none was preempted: the time is a decode time."""
     drafted: Sequence[int] = ()

@@ -1,13 +1,16 @@
 """A CSV file as rows whose values are checked where they stand: a mistake is named by file, row and column."""
 
 import csv
+import io
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from ..errors import UserError, nearest
+from ..errors import UserError, nearest, shown
+from ..files import read_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class Row:
 
     def wrong(self, column: str, expected: str) -> UserError:
         """The error of a value that is not what it must be."""
-        found = f"is '{self.text(column)}'" if self.text(column) else "is empty"
+        found = f"is {shown(self.text(column))}" if self.text(column) else "is empty"
         return UserError(f"{self.where}: {column} {found}, expected {expected}; mend or remove this row")
 
     def _float(self, column: str) -> float:
@@ -51,13 +54,8 @@ class Row:
 
 def read_rows(path: Path, columns: Sequence[str]) -> list[Row]:
     """All rows of a file that has at least these columns; raises UserError."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            return list(rows_of(stream, path.name, columns))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; give a CSV file with {','.join(columns)}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not text in UTF-8; give a CSV file with {','.join(columns)}") from None
+    text = read_text(path, f"give a CSV file with {','.join(columns)}")
+    return list(rows_of(io.StringIO(text, newline=""), path.name, columns))
 
 
 def rows_of(stream: TextIO, name: str, columns: Sequence[str]) -> Iterator[Row]:
@@ -70,7 +68,7 @@ def rows_of(stream: TextIO, name: str, columns: Sequence[str]) -> Iterator[Row]:
         for column in columns:
             if column not in header:
                 raise UserError(f"{name}:1: no column '{column}'{nearest(column, header)}; add it to the first line")
-        twice = next((column for column in header if header.count(column) > 1), None)
+        twice = next((column for column, times in Counter(header).items() if times > 1), None)
         if twice is not None:
             raise UserError(f"{name}:1: two columns are called '{twice}'; rename or remove one")
         reader.fieldnames = header

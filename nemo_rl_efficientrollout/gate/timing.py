@@ -36,3 +36,13 @@ class Timing:
         if self.kind == "step":
             return terms.step(self.batch, self.context, self.draft_length, self.drafted, self.drafter)
         return terms.vector(self.kind, self.batch, self.context, self.draft_length, self.drafter)
+
+
+@dataclass(frozen=True, slots=True)
+class Prefill:
+    """Seconds of a rollout that are not decode steps: taking the requests in, their prompts, handing them out."""
+
+    requests: int
+    prompt: int
+    """Tokens of each."""
+    seconds: float

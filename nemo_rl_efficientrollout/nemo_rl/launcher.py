@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from ..config import KEY
 from ..errors import SettingsError, UserError, nearest
+from ..files import DEEPEST, is_deeper
 from .translation import find_generation, is_ours, translated
 
 DIRECTORY_VARIABLE = "NEMO_RL_DIR"
@@ -83,17 +84,21 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     os.environ.setdefault(DIRECTORY_VARIABLE, str(nemo_rl_directory()))
     try:
         config = theirs.load_config(path)
-    except (OSError, AssertionError, OmegaConfBaseException, YAMLError) as error:
+    # A ValueError is a number of thousands of digits, or text that is not UTF-8.
+    except (OSError, AssertionError, ValueError, RecursionError, OmegaConfBaseException, YAMLError) as error:
         raise UserError(f"{path} is no configuration of NeMo-RL: {_first_line(error)}") from None
+    if not isinstance(config, DictConfig):
+        raise UserError(f"{path} is no configuration of NeMo-RL: it holds no keys and values")
     try:
         changed = theirs.parse_hydra_overrides(config, [_added(override) for override in overrides])
         resolved = OmegaConf.to_container(changed, resolve=True)
     except theirs.OverridesError as error:
-        assert isinstance(config, DictConfig)
         raise SettingsError(_explained(str(error), overrides, _keys(OmegaConf.to_container(config)))) from None
     except OmegaConfBaseException as error:
         raise UserError(f"{path}: {_first_line(error)}") from None
-    assert isinstance(resolved, dict)
+    assert isinstance(resolved, dict)  # as a DictConfig is
+    if is_deeper(resolved, DEEPEST):
+        raise UserError(f"{path} is nested more than {DEEPEST} levels deep")
     return {str(key): value for key, value in resolved.items()}
 
 
@@ -144,7 +149,7 @@ def _unresolvable(value: Any) -> Any:
 
 def _explained(message: str, overrides: Sequence[str], known: list[str]) -> str:
     """The line of Hydra's error that says what is wrong, and the nearest key to the override that it means."""
-    text = message.splitlines()[0].removeprefix("Failed to parse Hydra overrides: ")
+    text = _first_line(message).removeprefix("Failed to parse Hydra overrides: ")
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
         if text.startswith("Could not override") and key not in known and key in text:
@@ -158,5 +163,5 @@ def _keys(value: Any, prefix: str = "") -> list[str]:
     return [name for key, item in value.items() for name in (f"{prefix}{key}", *_keys(item, f"{prefix}{key}."))]
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+def _first_line(error: BaseException | str) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

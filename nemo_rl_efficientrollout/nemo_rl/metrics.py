@@ -8,12 +8,12 @@ NeMo-RL's workers report every vLLM metric with `spec_decode` in its name, and N
 from collections.abc import Mapping
 from typing import Any
 
+from ..alarm import ROOM
 from ..engine.totals import DRAFTED_AT, PREFIX, Totals
 
 Counters = Mapping[Any, float]
 """By name; by (name, position from 1) where a metric has positions."""
 ACCEPTED = "vllm:spec_decode_num_accepted_tokens_per_pos"
-ROOM = "efficientrollout/"
 REQUANTIZE = "refit/requantize_s"
 
 
@@ -28,9 +28,11 @@ def step_metrics(start: Counters, end: Counters) -> dict[str, float]:
     | `efficientrollout/drafter_version_lag` | refits by which drafters are behind their policy, mean over engines |
     | `efficientrollout/engines_behind` | engines whose drafter must not draft |
     | `efficientrollout/predicted_speedup` | tokens per second over those of plain decoding, by the gate's model |
-    | `efficientrollout/regret_estimate` | time over that of the most promising actions, less 1, by the same |
+    | `efficientrollout/regret_estimate` | time over what the most promising actions would take, less 1, by the same |
     | `efficientrollout/gate_switches` | changes of action, mean over engines |
     | `efficientrollout/break_even` | acceptance rate from which drafting pays for a request alone, by the same |
+    | `efficientrollout/engines_without_cost_model` | engines whose gate needs one to choose by, and has none |
+    | `efficientrollout/measured_over_predicted` | time of decode steps over what the gate's cost model predicted |
     | `refit/requantize_s` | seconds by which making the drafter prolonged the last refit, mean over engines |
 
     What nothing is known of is left out. Empty where no engine has a drafter of this package.
@@ -45,15 +47,18 @@ def step_metrics(start: Counters, end: Counters) -> dict[str, float]:
         "drafter_version_lag": max(now.policy_version - now.drafter_version, 0) / now.engines,
         "engines_behind": float(now.behind),
         "gate_switches": since.gate_switches / now.engines,
+        "engines_without_cost_model": float(now.blind),
     }
     if since.decode_steps:
         found["speculating_fraction"] = since.speculating_steps / since.decode_steps
     if since.gated_microseconds:
         found["predicted_speedup"] = since.promised_microseconds / since.gated_microseconds
     if since.ideal_microseconds:
-        found["regret_estimate"] = since.promised_microseconds / since.ideal_microseconds - 1.0
+        found["regret_estimate"] = since.gated_microseconds / since.ideal_microseconds - 1.0
     if now.break_even_millionths:
         found["break_even"] = 1e-6 * now.break_even_millionths / now.engines
+    if since.predicted_microseconds:
+        found["measured_over_predicted"] = since.measured_microseconds / since.predicted_microseconds
     found |= _by_position(start, end)
     return {ROOM + name: value for name, value in found.items()} | {
         REQUANTIZE: 1e-6 * now.requantize_microseconds / now.engines

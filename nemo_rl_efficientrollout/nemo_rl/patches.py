@@ -8,12 +8,12 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from ..alarm import RINGING, ROOM, Alarm, Alarms
 from ..config import KEY
 from ..errors import UnsupportedError
 from ..patching import is_wrapped, wrap
-from .alarm import Alarm
 from .expected import expect_parameters
-from .metrics import REQUANTIZE, ROOM, step_metrics
+from .metrics import REQUANTIZE, step_metrics
 from .trainer import register_policy_worker
 from .translation import find_generation
 
@@ -67,9 +67,9 @@ def _with_our_metrics(original: Any) -> Any:
     return compute
 
 
-def _with_alarm(original: Any) -> Any:
+def _with_alarms(original: Any) -> Any:
     """Metrics of a training step come as one mapping: ours among them are looked at, those of the refit sorted out."""
-    alarm = Alarm()
+    alarms = Alarms()
 
     def log_metrics(logger: Any, metrics: Any, step: int, prefix: str | None = "", *args: Any, **kwargs: Any) -> None:
         if prefix == "train" and any(name.startswith(ROOM) for name in metrics):
@@ -77,18 +77,20 @@ def _with_alarm(original: Any) -> Any:
                 rest = {name: value for name, value in metrics.items() if name != REQUANTIZE}
                 original(logger, {REQUANTIZE: metrics[REQUANTIZE]}, step, "")
                 metrics = rest
-            for line in alarm.observe(metrics):
-                _raise_alarm(logger, f"EfficientRollout, step {step}: {line}")
+            for alarm in alarms.observe(metrics):
+                _raise_alarm(logger, alarm, step)
+            metrics = {**metrics, RINGING: float(len(alarms.ringing))}
         original(logger, metrics, step, prefix, *args, **kwargs)
 
     return log_metrics
 
 
-def _raise_alarm(logger: Any, line: str) -> None:
-    print(f"⚠️ {line}", flush=True)
+def _raise_alarm(logger: Any, alarm: Alarm, step: int) -> None:
+    line = f"step {step}: {alarm.text}"
+    print(f"⚠️ EfficientRollout, {line}", flush=True)
     wandb_logger = getattr(logger, "wandb_logger", None)
     if wandb_logger is not None:
-        wandb_logger.run.alert(title="EfficientRollout", text=line, level="WARN")
+        wandb_logger.run.alert(title=f"EfficientRollout: {alarm.name}", text=line, level="WARN")
 
 
 def _without_reading_a_checkpoint(original: Any) -> Any:
@@ -109,7 +111,7 @@ PATCHES = (
         "start_counters end_counters",
         _with_our_metrics,
     ),
-    Patch("nemo_rl.utils.logger", "Logger.log_metrics", "metrics step prefix", _with_alarm),
+    Patch("nemo_rl.utils.logger", "Logger.log_metrics", "metrics step prefix", _with_alarms),
     Patch(
         "nemo_rl.models.generation",
         "configure_generation_config",

@@ -1,13 +1,13 @@
 """Combinations of NeMo-RL's configuration that cannot work with a self-drafter, refused before a GPU is taken."""
 
+import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..config import KEY, Settings
-from ..errors import SettingsError
+from ..errors import SettingsError, shown
+from .blocks import Block, block, whole
 
-Block = Mapping[str, Any]
 NIXL_WORKER = "nemo_rl.models.generation.vllm.vllm_backend.NixlVllmWorker"
 
 
@@ -17,38 +17,53 @@ class View(NamedTuple):
     config: Block
     generation: Block
     settings: Settings
+    where: str
+    """The key of `generation`."""
 
     @property
     def vllm(self) -> Block:
-        return self.generation.get("vllm_cfg") or {}
+        return block(self.generation, "vllm_cfg", self.where)
 
     @property
     def kwargs(self) -> Block:
-        return self.generation.get("vllm_kwargs") or {}
+        return block(self.generation, "vllm_kwargs", self.where)
 
     @property
     def policy(self) -> Block:
-        return self.config.get("policy") or {}
+        return block(self.config, "policy")
 
     @property
     def reserved(self) -> int:
         """Tokens of the context that NeMo-RL keeps free for a draft."""
         return self.settings.draft_length.max + 1
 
+    @property
+    def max_model_len(self) -> int:
+        return whole(self.vllm, "max_model_len", f"{self.where}.vllm_cfg", 0)
+
+    @property
+    def worker(self) -> str:
+        return shown(self.kwargs.get("worker_cls"))
+
+    @property
+    def plugins(self) -> Any:
+        """Of vLLM that are admitted; None for all."""
+        return block(self.vllm, "env_vars", f"{self.where}.vllm_cfg").get("VLLM_PLUGINS")
+
     def enabled(self, *path: str) -> bool:
         """Whether the policy's block at `path` has `enabled: true`."""
-        block: Any = self.policy
+        found: Any = self.policy
         for name in path:
-            block = block.get(name) if isinstance(block, Mapping) else None
-        return isinstance(block, Mapping) and bool(block.get("enabled"))
+            found = found.get(name) if isinstance(found, Mapping) else None
+        return isinstance(found, Mapping) and bool(found.get("enabled"))
 
     def size(self, name: str) -> int:
-        return int(self.vllm.get(name) or 1)
+        return whole(self.vllm, name, f"{self.where}.vllm_cfg", 1)
 
 
 def refuse(config: Block, generation: Block, settings: Settings, where: str) -> None:
     """Raises SettingsError naming the key in the way, what was expected and what to change."""
-    view = View(config, generation, settings)
+    view = View(config, generation, settings, where)
     for is_in_the_way, reason in _REASONS:
         if is_in_the_way(view):
             raise SettingsError(
@@ -57,7 +72,7 @@ def refuse(config: Block, generation: Block, settings: Settings, where: str) -> 
 
 
 def _calibration_is_missing(view: View) -> bool:
-    return view.settings.gate.calibration is not None and not Path(view.settings.gate.calibration).is_file()
+    return view.settings.gate.calibration is not None and not os.path.isfile(view.settings.gate.calibration)
 
 
 def _speculates_otherwise(view: View) -> bool:
@@ -75,8 +90,7 @@ def _has_a_foreign_worker(view: View) -> bool:
 
 
 def _plugins_exclude_ours(view: View) -> bool:
-    admitted = (view.vllm.get("env_vars") or {}).get("VLLM_PLUGINS")
-    return admitted is not None and KEY not in str(admitted).split(",")
+    return view.plugins is not None and (not isinstance(view.plugins, str) or KEY not in view.plugins.split(","))
 
 
 _REASONS: tuple[tuple[Callable[[View], bool], str], ...] = (
@@ -85,9 +99,9 @@ _REASONS: tuple[tuple[Callable[[View], bool], str], ...] = (
         ".vllm_cfg is missing: the backend is vLLM with a drafter, and is configured there",
     ),
     (
-        lambda view: int(view.vllm.get("max_model_len") or 0) < view.reserved + 2,
+        lambda view: view.max_model_len < view.reserved + 2,
         ".efficientrollout.draft_length.max is {draft_length.max}, for which NeMo-RL keeps {view.reserved} tokens of"
-        " every context free, but vllm_cfg.max_model_len is {view.vllm[max_model_len]}: lower the first or raise the"
+        " every context free, but vllm_cfg.max_model_len is {view.max_model_len}: lower the first or raise the"
         " second",
     ),
     (
@@ -105,8 +119,7 @@ _REASONS: tuple[tuple[Callable[[View], bool], str], ...] = (
     ),
     (
         _has_a_foreign_worker,
-        ".vllm_kwargs.worker_cls is '{view.kwargs[worker_cls]}', of which it is not known that it can have a drafter:"
-        " remove it",
+        ".vllm_kwargs.worker_cls is {view.worker}, of which it is not known that it can have a drafter: remove it",
     ),
     (
         lambda view: bool(view.generation.get("quant_cfg")) or bool(view.generation.get("real_quant")),
@@ -114,7 +127,7 @@ _REASONS: tuple[tuple[Callable[[View], bool], str], ...] = (
         " it or set backend to 'vllm'",
     ),
     (
-        lambda view: str(view.vllm.get("precision")) == "fp8" and view.settings.drafter.format != "bf16",
+        lambda view: view.vllm.get("precision") == "fp8" and view.settings.drafter.format != "bf16",
         ".vllm_cfg.precision is 'fp8', but the drafter is made from an unquantized policy: set it to 'bfloat16', and"
         " efficientrollout.drafter.format to 'fp8' if FP8 kernels are what you want",
     ),
@@ -148,7 +161,7 @@ _REASONS: tuple[tuple[Callable[[View], bool], str], ...] = (
     ),
     (
         _plugins_exclude_ours,
-        ".vllm_cfg.env_vars.VLLM_PLUGINS is '{view.vllm[env_vars][VLLM_PLUGINS]}': add 'efficientrollout'",
+        ".vllm_cfg.env_vars.VLLM_PLUGINS is '{view.plugins:.100}': add 'efficientrollout'",
     ),
     (
         _calibration_is_missing,

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..config import KEY, Settings, read_settings
-from ..errors import SettingsError, UnsupportedError
+from ..errors import SettingsError, UnsupportedError, shown
 from ..patching import is_wrapped, wrap
+from .blocks import block, whole
 from .expected import expect_parameters
 
 STOCK_WORKER = "nemo_rl.models.policy.workers.megatron_policy_worker.MegatronPolicyWorker"
@@ -31,10 +32,10 @@ def sender_settings(policy: Mapping[str, Any]) -> Settings | None:
     Raises:
         SettingsError: ours is wrong, or the drafter cannot travel the way that is configured.
     """
-    generation = policy.get("generation") or {}
-    block = generation.get(KEY)
-    settings = read_settings(block)
-    if block is None or settings.refit.quantize_on != "trainer":
+    generation = block(policy, "generation", "policy")
+    own = generation.get(KEY)
+    settings = read_settings(own)
+    if own is None or settings.refit.quantize_on != "trainer":
         return None
     transport = generation.get("refit_transport")
     if transport in CARRY_NO_DRAFTER:
@@ -44,8 +45,9 @@ def sender_settings(policy: Mapping[str, Any]) -> Settings | None:
         )
     backend = generation.get("backend", "vllm")
     if backend != "vllm":
-        raise SettingsError(f"policy.generation.backend is '{backend}', which takes no drafter: {CURE}")
-    ranks = (generation.get("vllm_cfg") or {}).get("tensor_parallel_size", 1)
+        raise SettingsError(f"policy.generation.backend is {shown(backend)}, which takes no drafter: {CURE}")
+    vllm = block(generation, "vllm_cfg", "policy.generation")
+    ranks = whole(vllm, "tensor_parallel_size", "policy.generation.vllm_cfg", 1)
     if ranks > 1:
         raise SettingsError(
             f"refit.quantize_on is 'trainer', which sends whole weights, but policy.generation.vllm_cfg."

@@ -7,11 +7,13 @@ everything that this package needs travels in arguments that vLLM has.
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from ..api import arguments
 from ..config import KEY, Settings, read_settings
-from ..errors import SettingsError, nearest
+from ..errors import SettingsError, nearest, shown
+from ..files import DEEPEST, is_deeper
+from .blocks import block
 from .refusals import refuse
 from .trainer import sender_settings
 
@@ -29,42 +31,44 @@ def translated(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         SettingsError: a setting or backend that does not exist, or a combination that cannot work; nothing was started.
     """
+    if is_deeper(config, DEEPEST):
+        raise SettingsError(f"the configuration is nested more than {DEEPEST} levels deep")
     result = copy.deepcopy(dict(config))
     where, generation = find_generation(result)
     if generation is None or not is_ours(generation, where):
         return result
     settings = read_settings(generation.get(KEY))
     refuse(result, generation, settings, where)
-    model = generation.get("model_name") or (result.get("policy") or {}).get("model_name")
+    model = generation.get("model_name") or block(result, "policy").get("model_name")
     if not isinstance(model, str):
         raise SettingsError("policy.model_name is missing: name the policy's model")
     generation["backend"] = "vllm"
-    generation["vllm_kwargs"] = with_arguments(generation.get("vllm_kwargs") or {}, model, settings)
+    generation["vllm_kwargs"] = with_arguments(block(generation, "vllm_kwargs", where), model, settings)
     generation[KEY] = settings.model_dump()
-    sender_settings(result.get("policy") or {})
+    sender_settings(block(result, "policy"))
     return result
 
 
 def find_generation(config: Mapping[str, Any]) -> tuple[str, dict[str, Any] | None]:
     """The block that configures generation, and its key: a policy has it in training, an evaluation by itself."""
     policy = config.get("policy")
-    if isinstance(policy, Mapping):
-        return "policy.generation", policy.get("generation")
-    return "generation", config.get("generation")
+    holder, where = (policy, "policy") if isinstance(policy, Mapping) else (config, "")
+    generation = block(holder, "generation", where) if holder.get("generation") is not None else None
+    return f"{where}.generation".lstrip("."), cast("dict[str, Any] | None", generation)
 
 
 def is_ours(generation: Mapping[str, Any], where: str = "policy.generation") -> bool:
     """Whether the backend is this package. Raises SettingsError where it is nobody's."""
     backend = generation.get("backend")
     if backend not in (KEY, *BACKENDS):
-        raise SettingsError(f"{where}.backend is '{backend}'{nearest(str(backend), (KEY, *BACKENDS))}")
+        raise SettingsError(f"{where}.backend is {shown(backend)}{nearest(shown(backend), (KEY, *BACKENDS))}")
     return backend == KEY
 
 
 def with_arguments(vllm_kwargs: Mapping[str, Any], model: str, settings: Settings) -> dict[str, Any]:
     """`vllm_kwargs` of NeMo-RL, with speculation."""
     ours = arguments(model, settings)
-    ours["additional_config"] = {**(vllm_kwargs.get("additional_config") or {}), **ours["additional_config"]}
+    ours["additional_config"] = {**block(vllm_kwargs, "additional_config", "vllm_kwargs"), **ours["additional_config"]}
     return {**vllm_kwargs, **ours}
 
 

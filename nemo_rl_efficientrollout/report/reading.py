@@ -13,6 +13,7 @@ from nemo_rl_efficientrollout.gate.account import PARTS
 from nemo_rl_efficientrollout.report.checked import Series, columns, entries, mapping, number, series
 from nemo_rl_efficientrollout.report.rollout import Timeline, read_timelines
 
+MOST_STEPS = 10**6
 FACTS = ("name", "settings", "model", "machine", "steps", "tokens")
 TRAINING = ("reward", "rollout_seconds", "train_seconds", "refit_seconds")
 # A run without speculation has none of these, and its report is still worth reading.
@@ -79,8 +80,8 @@ def read(report: Mapping[str, Any]) -> Run:
         if key not in report:
             raise UserError(f"the report has no '{key}': is it the report.json of a run?")
     steps = number(report["steps"], "steps")
-    if steps is None or steps < 0:
-        raise UserError("the report's 'steps' must be the number of finished steps, 0 or more")
+    if steps is None or not 0 <= steps <= MOST_STEPS:
+        raise UserError(f"the report's 'steps' must be the number of finished steps, 0 to {MOST_STEPS}")
 
     found = {key: series(report.get(key), key) for key in (*TRAINING, *SPECULATION)}
     for start, (key, names) in NESTED.items():

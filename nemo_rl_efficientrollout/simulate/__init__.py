@@ -4,6 +4,7 @@ from .acceptance import AcceptanceCurve
 from .batching import Limits
 from .costs import Costs, ModelCosts, Overhead, Slowed
 from .policies import BatchTable, Best, Fixed, Policy
+from .prefills import MeasuredPrefill
 from .reference import Ladder, OneWayToggle
 from .replay import replay
 from .rollout import Rollout, Timeline
@@ -21,6 +22,7 @@ __all__ = [
     "Fixed",
     "Ladder",
     "Limits",
+    "MeasuredPrefill",
     "ModelCosts",
     "OneWayToggle",
     "Overhead",

@@ -1,10 +1,12 @@
 """The gate inside the engine: what it starts from, what it says, and calibration through the engine itself."""
 
 import logging
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-from vllm import LLM
+from vllm import LLM, SamplingParams
 
 from nemo_rl_efficientrollout.engine.calibrate import calibrate
 from nemo_rl_efficientrollout.errors import UserError
@@ -75,11 +77,36 @@ def test_sees_requests_that_decode_and_their_contexts(llm: LLM) -> None:
     assert seen[-1].context == pytest.approx(72, abs=2 + LONGEST)
 
 
+def test_steps_take_all_the_time_between_the_first_and_the_last_but_that_of_questions(llm: LLM) -> None:
+    set_gate(llm, mode="fixed", draft_length=2)
+    llm.collective_rpc("efficientrollout_timeline")
+    sampling = SamplingParams(max_tokens=60, ignore_eos=True, detokenize=False)
+    for i, prompt in enumerate(prompts(2, VOCABULARY)):
+        llm.llm_engine.add_request(f"request-{i}", prompt, sampling)
+    for step in range(8):
+        llm.llm_engine.step()
+        time.sleep(0.05)  # a host that is slow with the tokens
+        if step == 5:
+            llm.collective_rpc("efficientrollout_stats")
+    llm.llm_engine.abort_request(["request-0", "request-1"])
+    llm.llm_engine.step()
+    timeline = llm.collective_rpc("efficientrollout_timeline")[0]
+    seconds, between = np.array(timeline["step_seconds"]), np.diff(timeline["seconds"])
+    own = [1, 2, 3, 4, 5, 7]
+    assert seconds[1:][[i - 1 for i in own]] == pytest.approx(between[[i - 1 for i in own]])
+    assert seconds[own].min() > 0.05
+    assert seconds[6] < between[5] - 0.05
+    assert generate(llm, prompts(1, VOCABULARY), 2)  # after idleness
+    assert llm.collective_rpc("efficientrollout_timeline")[0]["step_seconds"][0] < between[0]
+
+
 def test_calibration_measures_every_kind_of_step_at_several_loads(llm: LLM) -> None:
     done = calibrate(llm, budget_s=3.0)
     kinds = {(timing.draft_length > 0, timing.drafted > 0) for timing in done.timings}
     assert kinds == {(False, False), (False, True), (True, False), (True, True)}
     assert len(done.loads) == len(set(done.loads)) > 2
+    assert [(p.requests, p.prompt) for p in done.prefills] == [(load.batch, load.context) for load in done.loads]
+    assert all(0 < p.seconds < 1.0 for p in done.prefills)
     assert done.seconds < 20.0
     model = done.fit.model
     assert 0 < model.seconds("plain", 1, 64) < model.seconds("cycle", 1, 64, LONGEST)

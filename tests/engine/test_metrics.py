@@ -1,9 +1,7 @@
 """Our totals reach whoever reads vLLM's metrics, from an engine in this process and from one in another."""
 
 import asyncio
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from vllm import LLM, SamplingParams
@@ -12,6 +10,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.metrics.reader import get_metrics_snapshot
 
 from nemo_rl_efficientrollout import engine_kwargs
+from nemo_rl_efficientrollout.engine.metrics import counters
 from nemo_rl_efficientrollout.engine.totals import PREFIX
 from nemo_rl_efficientrollout.nemo_rl.metrics import step_metrics
 from tests.engines import MIB, difference, generate, prompts, set_gate, start, stats, worker_state
@@ -35,18 +34,6 @@ def llm(model: Path) -> LLM:
     return start(model, FIXED)
 
 
-def counters(metrics: Iterable[Any]) -> dict[Any, float]:
-    """As NeMo-RL reads and adds up one worker's metrics."""
-    found: dict[Any, float] = {}
-    for metric in metrics:
-        if "spec_decode" in metric.name:
-            if hasattr(metric, "values"):
-                found |= {(metric.name, position): value for position, value in enumerate(metric.values, 1)}
-            else:
-                found[metric.name] = metric.value
-    return found
-
-
 def test_one_rollout_in_this_process(llm: LLM, model: Path) -> None:
     generate(llm, BATCH, TOKENS)
     start_counters, before = counters(llm.get_metrics()), stats(llm)
@@ -62,7 +49,9 @@ def test_one_rollout_in_this_process(llm: LLM, model: Path) -> None:
     assert found["efficientrollout/draft_length_mean"] == pytest.approx(drafted / drafts)
     assert found["efficientrollout/drafter_version_lag"] == found["efficientrollout/engines_behind"] == 0.0
     assert found["refit/requantize_s"] == pytest.approx(after["requantize_seconds"], abs=1e-6)
-    assert "efficientrollout/predicted_speedup" not in found  # a fixed gate predicts nothing
+    for name in ("predicted_speedup", "regret_estimate", "measured_over_predicted"):
+        assert f"efficientrollout/{name}" not in found  # a fixed gate predicts nothing
+    assert found["efficientrollout/engines_without_cost_model"] == 0.0  # and needs no model
 
 
 def test_a_rollout_without_drafts_is_reported(llm: LLM) -> None:

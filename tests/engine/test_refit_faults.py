@@ -8,7 +8,17 @@ import pytest
 import torch
 from vllm import LLM, SamplingParams
 
-from tests.engines import core_of, difference, generate, prompts, runner_of, start, stats, worker_state
+from tests.engines import (
+    core_of,
+    difference,
+    drafted_and_accepted,
+    generate,
+    prompts,
+    runner_of,
+    start,
+    stats,
+    worker_state,
+)
 from tests.models import VOCABULARY, save_tiny_model, weights_of
 
 pytestmark = pytest.mark.engine
@@ -268,6 +278,16 @@ def test_sleep_and_wake(llm: LLM, models: dict[int, Path], expected: Any, level:
     assert_stale(llm, "sleep level 2")
     core.collective_rpc("update_weights_from_collective", args=(weights_of(models[1]),))
     assert_fresh(llm, expected)
+
+
+def test_a_drafter_is_remade_after_sleep(models: dict[int, Path]) -> None:
+    llm = start(models[0], {**SETTINGS, "drafter": {"format": "int8", "simulate": True}})
+    expected = plainly(llm)
+    sleep_and_forget(llm)
+    before = stats(llm)
+    assert drafted(llm)[0] == expected
+    drafts, accepted = drafted_and_accepted(llm, before)
+    assert accepted > 0.7 * drafts > 0
 
 
 def test_a_refit_between_two_wakes_makes_the_drafter_once(llm: LLM, models: dict[int, Path], expected: Any) -> None:

@@ -51,6 +51,7 @@ def test_a_run_leaves_a_complete_report(runs: Path) -> None:
     assert report["steps"] == 3
     assert report["policy_version"] == report["drafter_version"] == 3
     assert report["drafter_version_lag"] == [0, 0, 0]
+    assert report["alarms"] == []
     assert report["tokens"] == sum(8 * lengths["mean"] for lengths in report["response_tokens"])
     assert report["settings"]["efficientrollout"]["gate"]["draft_length"] == 2
     assert report["model"]["type"] == "qwen3"
@@ -74,6 +75,7 @@ def test_a_run_leaves_a_complete_report(runs: Path) -> None:
     rows = wandb_rows(runs / "run")
     assert len(rows) == 3
     assert float(rows[-1]["train/vllm/spec_acceptance_rate"]) == pytest.approx(report["acceptance_rate"][-1])
+    assert [float(row["train/efficientrollout/alarms"]) for row in rows] == [0.0] * 3
     assert float(rows[-1]["timing/train/generation"]) == pytest.approx(report["rollout_seconds"][-1])
     drawn = figures(report)
     assert {"timeline", "spent", "reward", "ratio"} <= drawn.keys()

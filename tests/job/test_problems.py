@@ -57,9 +57,9 @@ def test_bad_line_is_named(tmp_path: Path, line: str | bytes, reason: str) -> No
 
 
 def test_missing_file_folder_and_empty_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nowhere\.jsonl' does not exist"):
+    with pytest.raises(UserError, match=r"cannot read .*nowhere\.jsonl: No such file"):
         read_problems(tmp_path / "nowhere.jsonl")
-    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+    with pytest.raises(UserError, match=r"cannot read .*: Is a directory"):
         read_problems(tmp_path)
     with pytest.raises(UserError, match="is empty"):
         read(tmp_path, "", "  ")

@@ -10,6 +10,7 @@ import pytest
 
 from examples.grpo_math.record import TIMELINES_KEPT, Record, Step, check_writable, rollout_fields
 from examples.grpo_math.wandb_log import metrics
+from nemo_rl_efficientrollout.alarm import Alarm
 from nemo_rl_efficientrollout.errors import UserError
 from nemo_rl_efficientrollout.files import write_whole
 
@@ -34,8 +35,9 @@ def rollout(drafts: int = 0, drafted: int = 0, accepted: int = 0, steps: int = 4
     }
     timeline |= {"context": [9.0] * steps, "asked": [0] * steps, "decode_only": [True] * steps}
     gate = {"gate": "FixedGate"}
+    metrics = {"efficientrollout/regret_estimate": 0.01, "refit/requantize_s": 0.5}
     given = SimpleNamespace(responses=[[1], [1, 2, 3]], seconds=2.0, tokens=4, counts=counts, timeline=timeline)
-    return SimpleNamespace(**vars(given), gate=(gate, gate))
+    return SimpleNamespace(**vars(given), gate=(gate, gate), metrics=metrics)
 
 
 def step(number: int, loss: float = 0.5, **counts: int) -> Step:
@@ -87,6 +89,18 @@ def test_files_after_each_step(tmp_path: Path) -> None:
     assert "<html" in page.read_text()
 
 
+def test_alarms_are_kept_with_their_steps(tmp_path: Path) -> None:
+    record = Record(tmp_path, **FACTS)
+    record.add(step(1))
+    assert json.loads(record.report_path.read_text())["alarms"] == []
+    record.add(step(2), [Alarm("behind", "no drafter"), Alarm("gate_stuck", "too slow")])
+    record.add(step(3))
+    assert json.loads(record.report_path.read_text())["alarms"] == [
+        {"step": 2, "name": "behind", "text": "no drafter"},
+        {"step": 2, "name": "gate_stuck", "text": "too slow"},
+    ]
+
+
 def test_a_new_run_of_the_same_name_starts_empty(tmp_path: Path) -> None:
     first = Record(tmp_path, **FACTS)
     first.add(step(1))
@@ -135,5 +149,7 @@ def test_metrics_have_nemo_rl_names_and_no_gaps() -> None:
     assert speculating["train/vllm/spec_acceptance_length"] == 2.5
     assert speculating["timing/train/generation"] == 2.0
     assert speculating["train/efficientrollout/drafter_version_lag"] == 0.0
+    assert speculating["train/efficientrollout/regret_estimate"] == 0.01
+    assert speculating["refit/requantize_s"] == 0.01  # of this step's refit, not of the one before its rollout
     plain = metrics(step(1))
     assert set(speculating) - set(plain) == {"train/vllm/spec_acceptance_rate", "train/vllm/spec_acceptance_length"}

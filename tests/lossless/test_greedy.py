@@ -1,150 +1,140 @@
-"""float32, temperature 0: speculation must give the very tokens of plain decoding, whatever happens around it."""
+"""float32, temperature 0: speculation must give the very answers of plain decoding, whatever requests ask for."""
 
+from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from vllm import LLM, SamplingParams
-from vllm.v1.core.sched.scheduler import Scheduler
 
-from tests.engines import difference, generate, prompts, set_gate, start, stats
-from tests.models import VOCABULARY, save_tiny_model
+from tests.engines import prompts, set_gate, start
+from tests.lossless.matrix import FORMATS, GAMMAS, GREEDY, MAX, Greedy, gate, settings
+from tests.lossless.witness import Witness, watch
+from tests.models import VOCABULARY, save_tiny_model, save_tokenizer
+from tests.proof import Proof
 
 pytestmark = pytest.mark.engine
-MAX = 8
-NEW_TOKENS = 128
-BATCH = prompts(64, VOCABULARY)
+NEW_TOKENS = 96
+BATCH = prompts(48, VOCABULARY)
+EOS = 7
+NATIVE = ("bf16", "int8")
+REFUSAL = "min_p and logit_bias sampling parameters are not yet supported with speculative decoding"
+Answer = tuple[list[int], str, str | None, Any]
+"""Tokens, text, and why it ended."""
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("model"))
+    directory = save_tiny_model(tmp_path_factory.mktemp("model"))
+    save_tokenizer(directory, VOCABULARY, EOS)
+    return directory
 
 
 @pytest.fixture(scope="module")
-def plain_tokens(model: Path) -> list[list[int]]:
-    return generate(start(model), BATCH, NEW_TOKENS)
+def plain(model: Path) -> LLM:
+    return start(model, skip_tokenizer_init=False)
 
 
 @pytest.fixture(scope="module")
-def engines(model: Path) -> dict[str, LLM]:
-    return {
-        format_name: start(model, {"drafter": {"format": format_name}, "draft_length": {"max": MAX}})
-        for format_name in ("bf16", "int8")
-    }
+def engine(model: Path) -> Callable[[str], LLM]:
+    return cache(lambda format_name: start(model, settings(format_name), skip_tokenizer_init=False))
 
 
-@pytest.mark.parametrize("draft_length", range(1, MAX + 1))
-def test_unquantized_twin_is_exact_and_always_accepted(engines: Any, plain_tokens: Any, draft_length: int) -> None:
-    llm = engines["bf16"]
-    set_gate(llm, mode="fixed", draft_length=draft_length)
-    before = stats(llm)
-    assert generate(llm, BATCH, NEW_TOKENS) == plain_tokens
-    drafted = difference(stats(llm), before, "drafted_tokens")
-    assert drafted > len(BATCH) * NEW_TOKENS * draft_length / (draft_length + 1) * 0.9
-    assert difference(stats(llm), before, "accepted_tokens") == drafted
+@pytest.fixture(scope="module")
+def unasked(plain: LLM) -> list[list[int]]:
+    """Plain answers to requests that ask for nothing."""
+    return [tokens for tokens, *_ in answer(plain, [{}] * len(BATCH))]
 
 
-@pytest.mark.parametrize("draft_length", range(1, MAX + 1))
-def test_int8_twin_is_exact(engines: Any, plain_tokens: Any, draft_length: int) -> None:
-    llm = engines["int8"]
-    set_gate(llm, mode="fixed", draft_length=draft_length)
-    before = stats(llm)
-    assert generate(llm, BATCH, NEW_TOKENS) == plain_tokens
-    after = stats(llm)
-    # Some drafts must fail, or this shows nothing about rejection.
-    assert 0 < difference(after, before, "accepted_tokens") < difference(after, before, "drafted_tokens")
+@pytest.fixture(scope="module")
+def expected(plain: LLM, unasked: list[list[int]]) -> Callable[[tuple[Greedy, ...]], tuple[list[dict], list[Answer]]]:
+    """What the requests of a batch ask for, in turn, and what plain decoding answers."""
+
+    @cache
+    def of(cases: tuple[Greedy, ...]) -> tuple[list[dict[str, Any]], list[Answer]]:
+        asked = [cases[i % len(cases)].ask(i, tokens) for i, tokens in enumerate(unasked)]
+        return asked, answer(plain, asked)
+
+    return of
 
 
-@pytest.mark.parametrize("format_name", ["bf16", "int8"])
-def test_draft_length_toggles_at_every_step(engines: Any, plain_tokens: Any, format_name: str) -> None:
-    llm = engines[format_name]
-    set_gate(llm, mode="random", seed=7)
-    before = stats(llm)
-    assert generate(llm, BATCH, NEW_TOKENS) == plain_tokens
-    after = stats(llm)
-    assert difference(after, before, "speculating_steps") < difference(after, before, "decode_steps")
-    if format_name == "bf16":
-        assert difference(after, before, "accepted_tokens") == difference(after, before, "drafted_tokens")
+def answer(llm: LLM, asked: list[dict[str, Any]]) -> list[Answer]:
+    ordinary = {"temperature": 0.0, "max_tokens": NEW_TOKENS, "ignore_eos": True}
+    params = [SamplingParams(**(ordinary | own)) for own in asked]
+    completions = [output.outputs[0] for output in llm.generate(BATCH, params, use_tqdm=False)]  # type: ignore[arg-type]
+    return [(list(one.token_ids), one.text, one.finish_reason, one.stop_reason) for one in completions]
 
 
-def test_requests_arrive_and_finish_at_different_times(engines: Any, plain_tokens: Any) -> None:
-    llm = engines["int8"]
-    set_gate(llm, mode="random", seed=3)
-    engine = llm.llm_engine
-    lengths = [1 + (37 * index) % NEW_TOKENS for index in range(len(BATCH))]
-    waiting, finished = list(enumerate(BATCH)), {}
-    steps = 0
-    while waiting or engine.has_unfinished_requests():
-        if waiting and steps % 3 == 0:
-            index, prompt = waiting.pop(0)
-            params = SamplingParams(temperature=0.0, max_tokens=lengths[index], ignore_eos=True, detokenize=False)
-            engine.add_request(str(index), prompt, params)
-        for output in engine.step():
-            if output.finished:
-                finished[int(output.request_id.split("-")[0])] = list(output.outputs[0].token_ids)
-        steps += 1
-    assert finished == {i: plain_tokens[i][: lengths[i]] for i in range(len(BATCH))}
+def compare(
+    llm: LLM, gammas: Iterable[int | str], asked: list[dict[str, Any]], right: list[Answer]
+) -> tuple[dict[int | str, list[int]], list[Witness]]:
+    """For every γ: which requests are answered otherwise than by plain decoding, and what happened meanwhile."""
+    different, witnesses = {}, []
+    for gamma in gammas:
+        set_gate(llm, **gate(gamma))
+        with watch(llm) as seen:
+            given = answer(llm, asked)
+        different[gamma] = [i for i, (one, other) in enumerate(zip(given, right, strict=True)) if one != other]
+        witnesses.append(seen)
+    return different, witnesses
 
 
-@pytest.mark.parametrize("format_name", ["bf16", "int8"])
+def note(
+    proof: Proof, configuration: str, format_name: str, right: list[Answer], different: dict, seen: list[Witness]
+) -> None:
+    proof.row(
+        "greedy",
+        configuration=configuration,
+        γ=", ".join(map(str, different)),
+        format=format_name,
+        requests=len(right) * len(different),
+        tokens=sum(len(tokens) for tokens, *_ in right) * len(different),
+        accepted=round(sum(one.accepted for one in seen) / sum(one.drafted for one in seen), 3),
+        differences=sum(map(len, different.values())),
+    )
+
+
 @pytest.mark.parametrize(
-    "vllm",
-    [
-        pytest.param({"max_num_batched_tokens": 64, "max_num_seqs": 8}, id="chunked-prefill"),
-        pytest.param({"enable_prefix_caching": False}, id="no-prefix-cache"),
-    ],
+    "format_name", [pytest.param(f, marks=[] if f in NATIVE else pytest.mark.full) for f in FORMATS]
 )
-def test_under_other_engine_settings(model: Path, format_name: str, vllm: dict[str, Any]) -> None:
-    batch = prompts(24, VOCABULARY, seed=1, shortest=100, longest=200)
-    expected = generate(start(model, **vllm), batch, 48)
-    settings = {"drafter": {"format": format_name}, "draft_length": {"max": 4}, "gate": {"mode": "random"}}
-    assert generate(start(model, settings, **vllm), batch, 48) == expected
+def test_every_format_and_draft_length(engine: Any, expected: Any, format_name: str, proof: Proof) -> None:
+    """One batch in which neighbours ask for different things."""
+    asked, right = expected(GREEDY)
+    gammas = GAMMAS if proof.full or format_name == "int8" else (1, MAX)
+    different, seen = compare(engine(format_name), gammas, asked, right)
+    note(proof, "requests of all kinds in one batch", format_name, right, different, seen)
+    assert not any(different.values()), different
+    assert all(one.accepted for one in seen)
+    assert all(one.rejected for one in seen)
 
 
-def test_prefix_cache_holds_only_the_policys_keys(engines: Any, model: Path) -> None:
-    llm = engines["int8"]
-    set_gate(llm, mode="fixed", draft_length=5)
-    shared = prompts(1, VOCABULARY, seed=5, shortest=256, longest=256)[0]["prompt_token_ids"]
-    tails = prompts(16, VOCABULARY, seed=6, shortest=1, longest=20)
-    batch = [{"prompt_token_ids": shared + tail["prompt_token_ids"]} for tail in tails]
-    expected = generate(start(model, enable_prefix_caching=False), batch, 100)
-    first = generate(llm, batch, 100)
-    # The answers now become prompts: their cached blocks were written while drafting.
-    longer = [{"prompt_token_ids": [*p["prompt_token_ids"], *t]} for p, t in zip(batch, first, strict=True)]
-    params = SamplingParams(temperature=0.0, max_tokens=40, ignore_eos=True, detokenize=False)
-    outputs = llm.generate(longer, params, use_tqdm=False)  # type: ignore[arg-type]
-    assert first == expected
-    assert all((output.num_cached_tokens or 0) >= len(shared) for output in outputs)
-    again = [list(output.outputs[0].token_ids) for output in outputs]
-    assert again == generate(start(model, enable_prefix_caching=False), longer, 40)
+@pytest.mark.parametrize("case", GREEDY, ids=lambda case: case.name)
+@pytest.mark.parametrize("format_name", ["int8", pytest.param("int4", marks=pytest.mark.full)])
+def test_everything_that_a_request_can_ask(
+    engine: Any, expected: Any, case: Greedy, format_name: str, proof: Proof
+) -> None:
+    asked, right = expected((case,))
+    gammas = (3, "random") if proof.full and format_name == "int8" else ("random",)
+    different, seen = compare(engine(format_name), gammas, asked, right)
+    note(proof, case.name, format_name, right, different, seen)
+    assert not any(different.values()), different
+    assert all(getattr(one, case.shows) for one in seen)
 
 
-@pytest.mark.parametrize("format_name", ["bf16", "int8"])
-def test_preemption(model: Path, monkeypatch: pytest.MonkeyPatch, format_name: str) -> None:
-    batch = prompts(12, VOCABULARY, seed=2, shortest=100, longest=120)
-    expected = generate(start(model), batch, NEW_TOKENS)
-    settings = {"drafter": {"format": format_name}, "draft_length": {"max": 5}, "gate": {"mode": "random"}}
-    llm = start(model, settings, num_gpu_blocks_override=12, max_num_seqs=12)
-    preempted = []
-    original = Scheduler._preempt_request
-
-    def count(*args: Any, **kwargs: Any) -> Any:
-        preempted.append(args)
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(Scheduler, "_preempt_request", count)
-    assert generate(llm, batch, NEW_TOKENS) == expected
-    assert len(preempted) > 2
+def test_the_policy_accepts_all_that_it_drafts_itself(engine: Any, expected: Any) -> None:
+    asked, right = expected(GREEDY[:1])
+    different, seen = compare(engine("bf16"), (3, MAX, "random"), asked, right)
+    assert not any(different.values()), different
+    assert all(one.accepted == one.drafted > len(BATCH) * NEW_TOKENS / 2 for one in seen)
 
 
-def test_up_to_max_model_len(model: Path) -> None:
-    batch = prompts(8, VOCABULARY, seed=4, shortest=20, longest=90)
-    expected = generate(start(model, max_model_len=128), batch, NEW_TOKENS)
-    settings = {"drafter": {"format": "bf16"}, "draft_length": {"max": 5}, "gate": {"mode": "fixed", "draft_length": 5}}
-    llm = start(model, settings, max_model_len=128)
-    assert generate(llm, batch, NEW_TOKENS) == expected
-    counts = stats(llm)
-    assert counts["accepted_tokens"] == counts["drafted_tokens"]
-    # One row near the limit must not stop the others from drafting.
-    assert counts["accepted_tokens"] > 0.7 * sum(map(len, expected))
+@pytest.mark.parametrize("parameters", [{"min_p": 0.1}, {"logit_bias": {3: 1.0}}], ids=["min_p", "logit_bias"])
+def test_what_vllm_refuses_with_speculation_is_refused_in_words(
+    plain: LLM, engine: Any, parameters: dict[str, Any], proof: Proof
+) -> None:
+    asked = [{"temperature": 1.0} | parameters] * len(BATCH)
+    assert answer(plain, asked)
+    with pytest.raises(Exception, match=REFUSAL) as refusal:
+        answer(engine("int8"), asked)
+    proof.row("refused by vLLM", parameter=next(iter(parameters)), message=str(refusal.value))

@@ -1,122 +1,75 @@
-"""Temperature 1: the joint distribution of the first tokens must be the policy's own.
+"""Temperature above 0: the joint distribution of the first tokens must be the policy's own.
 
-The whole chain draws the samples: draft, verify, recover, bonus. Counts of speculative decoding are compared with
-those of plain decoding on the stock engine (two-sample chi-square). The same comparison must turn red when the
-rejection step, or the record of what was drafted, is broken on purpose.
+The whole chain draws the samples: draft, verify, recover, bonus. Counts are compared with the exact distribution, which
+transformers gives (tests/exact.py). The same comparison must turn red when the chain is broken on purpose.
 """
 
-from collections import Counter
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from scipy.stats import chi2_contingency
-from vllm import LLM, SamplingParams
 from vllm.utils import cpu_triton_utils
 from vllm.v1.sample import rejection_sampler
 
 from nemo_rl_efficientrollout.engine.proposer_v1 import TwinProposer
 from nemo_rl_efficientrollout.patching import unwrap, wrap
-from tests.engines import difference, set_gate, start, stats, worker_state
-from tests.models import save_tiny_model
+from tests.counts import against_exact
+from tests.engines import set_gate
+from tests.lossless.matrix import GAMMAS, MAX, gate
+from tests.lossless.sampling import Bench, note
+from tests.lossless.witness import watch
+from tests.proof import Proof
 
 pytestmark = pytest.mark.engine
-SAMPLES = 50_000
-PER_REQUEST = 500
-VOCABULARY = 8
-ALPHA = 1e-4
-"""Level of each comparison: with a dozen of them, a false alarm once in about a thousand runs of the suite."""
 BROKEN = 1e-12
-PROMPT = {"prompt_token_ids": [1, 5, 2, 7, 3]}
+QUICK = {("always right", 3), ("int8", 3), ("often wrong", 1), ("often wrong", 5), ("often wrong", "random")}
+FULL = [("often wrong", gamma) for gamma in GAMMAS] + [
+    (drafter, gamma) for drafter in ("always right", "int8", "int4") for gamma in (3, MAX, "random")
+]
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("model"), vocabulary=VOCABULARY, sharpness=0.5)
+def short(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """Three tokens of four: 64 sequences, few enough to see a small bias."""
+    return Bench(tmp_path_factory.mktemp("short"), vocabulary=4, prompt=[1, 3, 2, 0, 3], length=3)
 
 
 @pytest.fixture(scope="module")
-def plain_counts(model: Path) -> Counter:
-    return sample(start(model, max_num_seqs=PER_REQUEST, max_model_len=64))
+def deep(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """Drafts of MAX tokens, the token before and the one behind them, of two: 1024 sequences."""
+    return Bench(tmp_path_factory.mktemp("deep"), vocabulary=2, prompt=[1, 0, 0, 1, 1], length=MAX + 2)
 
 
-@pytest.fixture(scope="module")
-def engines(model: Path) -> dict[str, LLM]:
-    def build(format_name: str) -> LLM:
-        settings = {"drafter": {"format": format_name}, "draft_length": {"max": 5, "max_requests": PER_REQUEST}}
-        return start(model, settings, max_num_seqs=PER_REQUEST, max_model_len=64)
-
-    engines = {"bf16": build("bf16"), "int8": build("int8"), "noisy": build("int8")}
-    add_noise(engines["noisy"])
-    return engines
-
-
-def add_noise(llm: LLM) -> None:
-    """A drafter that is often wrong: most of what it drafts must be recovered from the residual."""
-    torch.manual_seed(0)
-    twin = worker_state(llm).twin
-    with torch.inference_mode():
-        for layer in twin.quantized:
-            weight = layer.source.weight
-            layer.fill([layer.method.format.quantize(weight + 0.5 * weight.std() * torch.randn_like(weight))])
+@pytest.mark.parametrize(
+    ("drafter", "gamma"),
+    [
+        pytest.param(drafter, gamma, marks=[] if (drafter, gamma) in QUICK else pytest.mark.full)
+        for drafter, gamma in FULL
+    ],
+)
+def test_drafters_and_draft_lengths(short: Bench, drafter: str, gamma: int | str, proof: Proof) -> None:
+    llm = short.engine(drafter)
+    set_gate(llm, **gate(gamma))
+    with watch(llm) as seen:
+        (counts,) = short.sample(llm, 50_000 if proof.full else 20_000, [{}])
+    verdict = against_exact(counts, short.exact())
+    note(proof, "three tokens of four", drafter, gamma, verdict, seen)
+    assert verdict.exact
+    rate, least, most = seen.accepted / seen.drafted, 0.3, {"always right": 1.0, "often wrong": 0.9}.get(drafter, 0.999)
+    assert rate == 1.0 if drafter == "always right" else least < rate < most, rate
 
 
-def sample(llm: LLM, count: int = SAMPLES) -> Counter:
-    """Counts of the first three tokens; the first is plain, the others are drafted."""
-    params = SamplingParams(n=PER_REQUEST, temperature=1.0, max_tokens=3, ignore_eos=True, detokenize=False)
-    outputs = llm.generate([PROMPT] * (count // PER_REQUEST), params, use_tqdm=False)  # type: ignore[arg-type]
-    return Counter(tuple(completion.token_ids) for output in outputs for completion in output.outputs)
-
-
-def p_value(left: Counter, right: Counter, tokens: slice) -> float:
-    """Two-sample chi-square over the joint counts of `tokens`; cells expected under 5 are pooled."""
-
-    def marginal(counts: Counter) -> Counter:
-        merged: Counter = Counter()
-        for key, count in counts.items():
-            merged[key[tokens]] += count
-        return merged
-
-    a, b = marginal(left), marginal(right)
-    cells = sorted(set(a) | set(b))
-    table = np.array([[a[cell] for cell in cells], [b[cell] for cell in cells]])
-    rare = table.sum(axis=0) < 10
-    table = np.column_stack([table[:, ~rare], table[:, rare].sum(axis=1, keepdims=True)])
-    table = table[:, table.sum(axis=0) > 0]
-    return float(chi2_contingency(table)[1])  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("format_name", ["bf16", "int8", "noisy"])
-@pytest.mark.parametrize("draft_length", [1, 3, 5])
-def test_joint_distribution_is_the_policys(
-    engines: Any, plain_counts: Counter, format_name: str, draft_length: int
-) -> None:
-    llm = engines[format_name]
-    set_gate(llm, mode="fixed", draft_length=draft_length)
-    before = stats(llm)
-    counts = sample(llm)
-    after = stats(llm)
-    rate = difference(after, before, "accepted_tokens") / difference(after, before, "drafted_tokens")
-    assert {"bf16": rate == 1.0, "int8": 0.9 < rate < 1.0, "noisy": 0.3 < rate < 0.9}[format_name], rate
-    assert p_value(counts, plain_counts, slice(0, 2)) > ALPHA
-    assert p_value(counts, plain_counts, slice(0, 3)) > ALPHA
-
-
-def test_plain_decoding_agrees_with_the_exact_distribution(model: Path, plain_counts: Counter) -> None:
-    """The reference itself is right: first-token counts against the model's own softmax, computed by transformers."""
-    from transformers import AutoModelForCausalLM
-
-    reference = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    with torch.inference_mode():
-        logits = reference(torch.tensor([PROMPT["prompt_token_ids"]])).logits[0, -1]
-    expected = logits.softmax(-1).double().numpy() * SAMPLES
-    observed = np.zeros(VOCABULARY)
-    for tokens, count in plain_counts.items():
-        observed[tokens[0]] += count
-    statistic = ((observed - expected) ** 2 / expected).sum()
-    assert statistic < 40  # chi-square with 7 degrees of freedom exceeds 40 once in a million
+@pytest.mark.parametrize("gamma", [MAX, *(pytest.param(g, marks=pytest.mark.full) for g in (4, 7, "random", "gate"))])
+def test_drafts_to_their_end(deep: Bench, gamma: int | str, proof: Proof) -> None:
+    llm = deep.engine("often wrong")
+    set_gate(llm, **gate(gamma))
+    with watch(llm) as seen:
+        (counts,) = deep.sample(llm, 50_000 if proof.full else 10_000, [{}])
+    verdict = against_exact(counts, deep.exact())
+    note(proof, "ten tokens of two", "often wrong", gamma, verdict, seen)
+    assert verdict.exact
+    assert seen.accepted
+    assert seen.rejected
 
 
 def accept_everything(original: Any) -> Any:
@@ -144,6 +97,11 @@ def launch_of(kernel: str) -> tuple[Any, str]:
     return getattr(cpu_triton_utils, f"{kernel}_kernel"), "func"  # 0.25.1 has an object each
 
 
+def stale(probabilities: torch.Tensor) -> torch.Tensor:
+    """The distributions of another request."""
+    return probabilities.roll(1, dims=0)
+
+
 @pytest.mark.parametrize(
     ("owner", "name", "fault"),
     [
@@ -154,34 +112,27 @@ def launch_of(kernel: str) -> tuple[Any, str]:
         ),
     ],
 )
-def test_a_broken_rejection_step_is_caught(
-    engines: Any, plain_counts: Counter, owner: Any, name: str, fault: Any
-) -> None:
-    llm = engines["noisy"]
+def test_a_broken_rejection_step_is_caught(short: Bench, owner: Any, name: str, fault: Any) -> None:
+    llm = short.engine("often wrong")
     set_gate(llm, mode="fixed", draft_length=3)
     wrap(owner, name, fault)
     try:
-        counts = sample(llm)
+        (counts,) = short.sample(llm, 20_000, [{}])
     finally:
         unwrap(owner, name)
-    assert p_value(counts, plain_counts, slice(0, 2)) < BROKEN
+    verdict = against_exact(counts, short.exact())
+    assert verdict.p < BROKEN
+    assert verdict.kl > verdict.band
 
 
-def stale(probabilities: torch.Tensor) -> torch.Tensor:
-    """The distributions of another request."""
-    return probabilities.roll(1, dims=0)
-
-
-def test_stock_vllm_on_cpu_samples_garbage_without_the_workaround(engines: Any) -> None:
+def test_stock_vllm_on_cpu_samples_garbage_without_the_workaround(short: Bench) -> None:
     """Fails once vLLM is mended: then compat/cpu_sampling.py can go."""
-    llm = engines["bf16"]
+    llm = short.engine("always right")
     set_gate(llm, mode="fixed", draft_length=3)
     wrapper = unwrap(rejection_sampler, "expand_batch_to_tokens")
     try:
-        before = stats(llm)
-        sample(llm, count=5_000)
-        after = stats(llm)
+        with watch(llm) as seen:
+            short.sample(llm, 5_000, [{}])
     finally:
         wrap(rejection_sampler, "expand_batch_to_tokens", lambda original: wrapper)
-    rate = difference(after, before, "accepted_tokens") / difference(after, before, "drafted_tokens")
-    assert rate < 0.99  # with the workaround it is exactly 1
+    assert seen.accepted < 0.99 * seen.drafted  # with the workaround all are accepted

@@ -8,21 +8,23 @@ from typing import Any
 
 import pytest
 
+from nemo_rl_efficientrollout.alarm import PATIENCE
 from nemo_rl_efficientrollout.engine.totals import PREFIX
 from nemo_rl_efficientrollout.nemo_rl import patches
-from nemo_rl_efficientrollout.nemo_rl.alarm import PATIENCE
 from nemo_rl_efficientrollout.nemo_rl.metrics import ACCEPTED
 from tests.nemo_rl.source import require
 
 require("nemo_rl.utils.logger", "nemo_rl.models.generation.vllm.vllm_generation", "wandb")
 
 STEPS = PATIENCE + 1
+ACCEPTED_RATE = 0.125
 
 
 def counters(step: int, acceptance: float) -> dict[Any, float]:
     """Of one engine after `step` rollouts."""
     names = ("decode_steps", "speculating_steps", "gate_switches", "drafted_at_1", "drafted_at_2")
     times = ("gated_microseconds", "promised_microseconds", "ideal_microseconds")
+    times += ("measured_microseconds", "predicted_microseconds")
     gauges = {"engines": 1, "policy_version": step, "drafter_version": step, "requantize_microseconds": 1.5e6}
     ours = dict.fromkeys((*names, *times), 100.0 * step) | gauges | {"break_even_millionths": 5e5}
     return {PREFIX + name: float(value) for name, value in ours.items()} | {
@@ -36,7 +38,7 @@ def counters(step: int, acceptance: float) -> dict[Any, float]:
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What W&B wrote about a run whose acceptance is below break-even."""
+    """What W&B wrote about a run whose acceptance has collapsed."""
     import wandb
     from nemo_rl.models.generation.vllm import vllm_generation
     from nemo_rl.utils.logger import Logger
@@ -58,7 +60,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         }
     )
     for step in range(STEPS):
-        before, after = counters(step, 0.25), counters(step + 1, 0.25)
+        before, after = counters(step, ACCEPTED_RATE), counters(step + 1, ACCEPTED_RATE)
         metrics = vllm_generation.compute_spec_decode_metrics(before, after) | {"reward": 0.5}
         logger.log_metrics(metrics, step + 1, prefix="train")
         logger.log_metrics({"generation": 2.0}, step + 1, prefix="timing/train", step_finished=True)
@@ -91,18 +93,21 @@ def test_every_metric_arrives_at_every_step(records: list[dict[str, Any]]) -> No
             {
                 "train/efficientrollout/speculating_fraction": 1.0,
                 "train/efficientrollout/draft_length_mean": 2.0,
-                "train/efficientrollout/acceptance_by_position/1": 0.25,
-                "train/efficientrollout/acceptance_by_position/2": 0.25,
+                "train/efficientrollout/acceptance_by_position/1": ACCEPTED_RATE,
+                "train/efficientrollout/acceptance_by_position/2": ACCEPTED_RATE,
                 "train/efficientrollout/drafter_version_lag": 0.0,
                 "train/efficientrollout/engines_behind": 0.0,
                 "train/efficientrollout/predicted_speedup": 1.0,
                 "train/efficientrollout/regret_estimate": 0.0,
                 "train/efficientrollout/gate_switches": 100.0,
+                "train/efficientrollout/engines_without_cost_model": 0.0,
+                "train/efficientrollout/measured_over_predicted": 1.0,
+                "train/efficientrollout/alarms": float(int(row["_step"]) >= PATIENCE),
                 "train/efficientrollout/break_even": 0.5,
                 "refit/requantize_s": 1.5,
             }
         )
-        assert row["train/vllm/spec_acceptance_rate"] == 0.25
+        assert row["train/vllm/spec_acceptance_rate"] == ACCEPTED_RATE
         assert row["train/vllm/spec_num_drafts"] == 100.0
         assert row["timing/train/generation"] == 2.0
         assert row["train/reward"] == 0.5
@@ -110,4 +115,4 @@ def test_every_metric_arrives_at_every_step(records: list[dict[str, Any]]) -> No
 
 def test_the_alarm_is_a_wandb_alert(records: list[dict[str, Any]]) -> None:
     (alert,) = [record for record in records if record["type"] == "alert"]
-    assert "25.0% of drafted tokens were accepted" in json.dumps(alert)
+    assert "12.5% of drafted tokens were accepted" in json.dumps(alert)

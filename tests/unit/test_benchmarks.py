@@ -79,7 +79,9 @@ def test_bad_arguments_end_with_one_line(main, arguments: list[str], names: str,
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("name", ["overhead", "cpu_speedup", "gate_live", "gate_decision", "acceptance", "requantize"])
+@pytest.mark.parametrize(
+    "name", ["overhead", "cpu_speedup", "gate_live", "gate_decision", "acceptance", "requantize", "simulate_engine"]
+)
 def test_quick_mode_runs(name: str, tmp_path: Path):
     file = tmp_path / "record.json"
     command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--quiet", "--json", str(file)]

@@ -172,6 +172,24 @@ def test_own_choice_of_points_beats_random_ones() -> None:
     assert np.mean(own) < 0.12
 
 
+def test_what_is_the_same_to_the_model_is_measured_at_every_draft_length() -> None:
+    timings = sweep(true_model())
+    drafts = [timings[i].draft_length for i in choose(timings, 20, ACTIONS) if timings[i].kind == "draft"]
+    assert len(drafts) > 5
+    counts = [drafts.count(length) for length in LENGTHS]
+    assert min(counts) > 0
+    assert max(counts) <= len(drafts) // 2
+
+
+def test_few_timings_are_not_believed_to_be_as_exact_as_they_can_be_explained() -> None:
+    noises = []
+    for seed in range(6):
+        timings = sweep(true_model(ridge=60.0), noise=0.06, seed=seed)
+        picks = np.random.default_rng(seed).choice(range(1, len(timings)), 23, replace=False)
+        noises.append(fit([timings[i] for i in (0, *picks)]).model.noise)
+    assert np.mean(noises) > 0.025
+
+
 def test_choice_looks_at_no_time_that_it_has_not_asked_for() -> None:
     timings = sweep(true_model())
     chosen = list(choose(timings, 12, ACTIONS))

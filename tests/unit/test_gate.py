@@ -112,12 +112,17 @@ def test_probing_is_paid_from_a_share_of_decode_time() -> None:
 
 
 def test_probes_get_rarer_while_nothing_changes() -> None:
-    world, gate, load = engine(0.7, 0.6, noise=0.02), AutoGate(MAX), Load(1, 1000.0)
-    world.run(gate, load, 3000)
-    assert gate.probing.spent > 0.5 * SHARE * world.seconds
-    spent, seconds = gate.probing.spent, world.seconds
-    world.run(gate, load, 9000)
-    assert 0.0 < gate.probing.spent - spent < 0.4 * SHARE * (world.seconds - seconds)
+    early, late, load = [], [], Load(1, 1000.0)
+    for seed in range(3):  # how often the best action changes is chance
+        world, gate = engine(0.7, 0.6, noise=0.02), AutoGate(MAX)
+        world.random = np.random.default_rng(seed)
+        world.run(gate, load, 3000)
+        early.append(gate.probing.spent / world.seconds)
+        spent, seconds = gate.probing.spent, world.seconds
+        world.run(gate, load, 9000)
+        late.append((gate.probing.spent - spent) / (world.seconds - seconds))
+    assert np.mean(early) > 0.6 * SHARE
+    assert 0.0 < np.mean(late) < 0.55 * SHARE
 
 
 def test_plain_decoding_is_measured_again_where_speculation_is_believed_to_pay() -> None:

@@ -1,9 +1,8 @@
-"""Metrics of a training step from counters, and the alarm about them."""
+"""Metrics of a training step from counters."""
 
 import pytest
 
 from nemo_rl_efficientrollout.engine.totals import PREFIX
-from nemo_rl_efficientrollout.nemo_rl.alarm import PATIENCE, Alarm
 from nemo_rl_efficientrollout.nemo_rl.metrics import ACCEPTED, step_metrics
 
 
@@ -18,7 +17,8 @@ def test_engines_are_averaged_and_counters_are_differences() -> None:
     end = counters(engines=2, decode_steps=300, speculating_steps=140, gate_switches=10, break_even_millionths=5e5)
     end |= counters(policy_version=8, drafter_version=7, requantize_microseconds=3e6, behind=1)
     end |= counters(drafted_at_1=180, drafted_at_2=60, gated_microseconds=3e6, promised_microseconds=4e6)
-    end |= counters(ideal_microseconds=3.5e6) | {(ACCEPTED, 1): 125.0, (ACCEPTED, 2): 5.0}
+    end |= counters(blind=1, measured_microseconds=3e6, predicted_microseconds=2e6)
+    end |= counters(ideal_microseconds=2.6e6) | {(ACCEPTED, 1): 125.0, (ACCEPTED, 2): 5.0}
     found = step_metrics(start, end)
     assert found == pytest.approx(
         {
@@ -29,8 +29,10 @@ def test_engines_are_averaged_and_counters_are_differences() -> None:
             "efficientrollout/drafter_version_lag": 0.5,
             "efficientrollout/engines_behind": 1.0,
             "efficientrollout/predicted_speedup": 1.5,
-            "efficientrollout/regret_estimate": 0.2,
+            "efficientrollout/regret_estimate": 0.25,
             "efficientrollout/gate_switches": 3.0,
+            "efficientrollout/engines_without_cost_model": 1.0,
+            "efficientrollout/measured_over_predicted": 1.5,
             "efficientrollout/break_even": 0.25,
             "refit/requantize_s": 1.5,
         }
@@ -47,34 +49,6 @@ def test_what_is_not_known_is_left_out() -> None:
         "efficientrollout/drafter_version_lag",
         "efficientrollout/engines_behind",
         "efficientrollout/gate_switches",
+        "efficientrollout/engines_without_cost_model",
         "refit/requantize_s",
     }
-
-
-WELL = {"efficientrollout/engines_behind": 0.0, "vllm/spec_acceptance_rate": 0.9, "vllm/spec_num_draft_tokens": 10.0}
-DEAD = WELL | {"vllm/spec_acceptance_rate": 0.0}
-BEHIND = WELL | {"efficientrollout/engines_behind": 2.0, "efficientrollout/drafter_version_lag": 1.0}
-BELOW = WELL | {"vllm/spec_acceptance_rate": 0.4, "efficientrollout/break_even": 0.5}
-
-
-@pytest.mark.parametrize(("ill", "said"), [(DEAD, "0.0% of drafted"), (BEHIND, "2 engines"), (BELOW, "40.0%")])
-def test_it_rings_once_when_it_lasts_and_again_after_it_was_well(ill: dict, said: str) -> None:
-    alarm = Alarm()
-    for _ in range(2):
-        for _ in range(PATIENCE - 1):
-            assert alarm.observe(ill) == []
-        (line,) = alarm.observe(ill)
-        assert said in line
-        assert alarm.observe(ill) == []
-        assert alarm.observe(WELL) == []
-
-
-@pytest.mark.parametrize(
-    "well",
-    [WELL, DEAD | {"vllm/spec_num_draft_tokens": 0.0}, WELL | {"efficientrollout/break_even": 0.89}, {}],
-    ids=["all well", "nothing drafted", "just above break-even", "no metrics"],
-)
-def test_it_is_silent_otherwise(well: dict) -> None:
-    alarm = Alarm()
-    for _ in range(3 * PATIENCE):
-        assert alarm.observe(well) == []

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from nemo_rl_efficientrollout.alarm import PATIENCE
 from nemo_rl_efficientrollout.engine.totals import PREFIX
 from nemo_rl_efficientrollout.errors import UnsupportedError
 from nemo_rl_efficientrollout.nemo_rl import patches
-from nemo_rl_efficientrollout.nemo_rl.alarm import PATIENCE
 
 CONFIG = {"policy": {"generation": {"efficientrollout": {"refit": {"quantize_on": "engine"}}}}}
 
@@ -95,8 +95,10 @@ def test_the_alarm_reaches_the_log_and_wandb(nemo_rl: dict[str, Any], capsys: py
     for step in range(PATIENCE):
         logger.log_metrics({"efficientrollout/engines_behind": 1.0}, step, prefix="train")
     (alert,) = logger.wandb_logger.run.alerts
-    assert "1 engines have no drafter" in alert
+    assert alert.startswith(f"step {PATIENCE - 1}: 1 engines have no drafter")
     assert alert in capsys.readouterr().out
+    ringing = [metrics["efficientrollout/alarms"] for _, metrics in logger.logged]
+    assert ringing == [0.0] * (PATIENCE - 1) + [1.0]
 
 
 @pytest.mark.parametrize(("config", "load_format"), [({}, "auto"), ({"efficientrollout": {}}, "dummy")])

@@ -1,4 +1,4 @@
-"""Arrows between rooms run one way (see the architecture section of the README)."""
+"""Arrows between rooms run one way (see docs/architecture.md)."""
 
 import ast
 import subprocess
@@ -16,6 +16,7 @@ FORBIDDEN = {
     "simulate": ENGINES | {"torch"},
     "report": ENGINES | {"torch"},
     "compare": ENGINES | {"torch"},
+    "plan": ENGINES | {"torch"},
     "doctor": ENGINES | {"torch"},
     "config.py": ENGINES,
 }
@@ -44,6 +45,12 @@ def test_room_imports_no_engine(room: str) -> None:
 
 def test_the_gate_needs_no_torch() -> None:
     code = "import sys, nemo_rl_efficientrollout.gate; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_planner_needs_no_torch() -> None:
+    modules = ", ".join(f"nemo_rl_efficientrollout.plan.{file.stem}" for file in (PACKAGE / "plan").glob("[!_]*.py"))
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

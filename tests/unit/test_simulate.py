@@ -11,6 +11,7 @@ from nemo_rl_efficientrollout.gate import AutoGate
 from nemo_rl_efficientrollout.gate.cost_model import CostModel
 from nemo_rl_efficientrollout.gate.model_constants import ModelConstants
 from nemo_rl_efficientrollout.gate.terms import Kind, Padding, Terms, Vector
+from nemo_rl_efficientrollout.gate.timing import Prefill
 from nemo_rl_efficientrollout.simulate import (
     AcceptanceCurve,
     BatchTable,
@@ -20,6 +21,7 @@ from nemo_rl_efficientrollout.simulate import (
     Fixed,
     Ladder,
     Limits,
+    MeasuredPrefill,
     ModelCosts,
     OneWayToggle,
     Phases,
@@ -219,6 +221,21 @@ def test_costs_of_a_model_are_its_own(padding: Padding) -> None:
         assert found == pytest.approx(np.array(expected), rel=1e-12)
 
 
+def test_prefills_are_as_measured_and_decoding_as_before() -> None:
+    def seconds(lengths: Vector) -> float:
+        return 0.003 + 0.0004 * len(lengths) + 2e-6 * float(lengths.sum()) + 1e-9 * float(np.sum(lengths**2))
+
+    sizes = [(requests, prompt) for requests in (1, 4, 16) for prompt in (32, 128, 512)]
+    measured = [Prefill(n, prompt, seconds(np.full(n, float(prompt)))) for n, prompt in sizes]
+    costs = MeasuredPrefill(COSTS, measured)
+    mixed = np.array([10.0, 300.0, 70.0])
+    assert costs.prefill(mixed) == pytest.approx(seconds(mixed), rel=1e-6)
+    load = np.array([4.0]), np.array([500.0]), np.array([3.0])
+    assert costs.plain(*load[:2]) == COSTS.plain(*load[:2])
+    assert costs.draft(*load) == COSTS.draft(*load)
+    assert costs.verify(*load) == COSTS.verify(*load)
+
+
 def test_the_toggle_waits_for_the_ramp_and_never_goes_back() -> None:
     batch = np.array([1.0, 33.0, 60.0, 20.0, 60.0, 1.0])
     context = np.full(6, 500.0)
@@ -273,6 +290,7 @@ def never(part: Workload, costs: Costs) -> Rollout:
         (lambda: Best(COSTS, ACCEPTANCE, (0, 12)), "draft length 12"),
         (lambda: replay(workload(0), COSTS, ACCEPTANCE, Fixed(13)), "draft length 13"),
         (lambda: Engine(COSTS, ACCEPTANCE, PolicyGate(Fixed(13))).rollout(workload(0)), "draft length 13"),
+        (lambda: MeasuredPrefill(COSTS, []), "no prefill"),
         (lambda: Fixed(-1), "-1"),
         (lambda: Limits(requests=0), "requests 0"),
         (lambda: cluster.run(workload(0), 2, COSTS, never, slowness=(1.0,)), "slowness"),

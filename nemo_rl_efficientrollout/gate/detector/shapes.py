@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...errors import UserError, nearest
+from ...errors import UserError, nearest, shown
 
+LARGEST = 10**9
+"""Of any side or count of a model."""
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 """Keys by which configurations of mixtures of experts are known."""
 
@@ -25,7 +27,7 @@ class LayerShape:
         for key in ("out_features", "in_features", "count"):
             value = getattr(self, key)
             if not _is_positive(value):
-                raise UserError(f"layer {self.name!r}: {key} is {value!r}, expected a whole number of at least 1")
+                raise UserError(f"layer {self.name!r}: {key} is {shown(value)}, expected a whole number of at least 1")
 
     @property
     def weights(self) -> int:
@@ -68,7 +70,7 @@ def layer_shapes(hf_config: Mapping[str, Any], tensor_parallel: int = 1) -> list
 
 
 def _is_positive(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST
 
 
 def _read(hf_config: Mapping[str, Any], key: str, default: int | None = None) -> int:
@@ -78,7 +80,7 @@ def _read(hf_config: Mapping[str, Any], key: str, default: int | None = None) ->
     if value is None:
         raise UserError(f"config.json has no {key}{nearest(key, hf_config)}")
     if not _is_positive(value):
-        raise UserError(f"config.json: {key} is {value!r}, expected a whole number of at least 1")
+        raise UserError(f"config.json: {key} is {shown(value)}, expected a whole number of at least 1")
     return value
 
 

@@ -1,0 +1,175 @@
+"""No pass of policy or drafter ever writes a KV block of another request, even where its block table invites it to.
+
+vLLM leaves old block ids in a block table behind those that a request owns. Here they are made as bad as they can be:
+ids of blocks that other running requests own. Then KV tensors are compared before and after every pass of a model.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from vllm import LLM
+from vllm.forward_context import get_forward_context
+
+from nemo_rl_efficientrollout.engine import proposer_v1
+from tests.engines import core_of, drafted_and_accepted, generate, prompts, runner_of, set_gate, start, stats
+from tests.models import VOCABULARY, save_tiny_model
+
+pytestmark = pytest.mark.engine
+MAX, BLOCK, BLOCKS = 8, 32, 61
+CROWDED: dict[str, Any] = {
+    "block_size": BLOCK,
+    "num_gpu_blocks_override": BLOCKS,
+    "max_num_seqs": 8,
+    "max_num_batched_tokens": 64,
+    "max_model_len": 128,
+}
+"""Fewer seats than requests, prompts in chunks, and answers that end at max_model_len."""
+BATCH = prompts(12, VOCABULARY, shortest=20, longest=70)
+NEW_TOKENS = 64
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def plain_tokens(model: Path) -> list[list[int]]:
+    return generate(start(model, **CROWDED), BATCH, NEW_TOKENS)
+
+
+@pytest.fixture(scope="module")
+def engines(model: Path) -> dict[str, LLM]:
+    settings = {"draft_length": {"max": MAX}}
+    return {name: start(model, settings | {"drafter": {"format": name}}, **CROWDED) for name in ("bf16", "int8")}
+
+
+class Watch:
+    """Who owns which block, and who wrote where."""
+
+    def __init__(self, llm: LLM) -> None:
+        self._runner = runner_of(llm)
+        self._caches = core_of(llm).scheduler.kv_cache_manager
+        self._before: list[torch.Tensor] = []
+        self.poisoned = 0
+        """Entries of block tables that were made to name a foreign block."""
+        self.first_slots = 0
+        """Drafts that were the first to write into a block."""
+        self.foreign: list[str] = []
+        """Writes into blocks of others, in words."""
+
+    def poison(self, table: Any) -> None:
+        """Behind the blocks of every request, those of the others."""
+        owned = [self._owned(row) for row in range(len(self._runner.input_batch.req_ids))]
+        for row, mine in enumerate(owned):
+            others = [block for blocks in owned for block in blocks if block not in mine]
+            tail = table.block_table.np[row, table.num_blocks_per_row[row] :]
+            if others:
+                tail[:] = np.resize(others, tail.shape)
+                self.poisoned += tail.size
+
+    def before(self, *_: Any) -> None:
+        self._before = [cache.clone() for cache in self._runner.kv_caches]
+
+    def after(self, module: Any, *_: Any) -> None:
+        """The pass that ended wrote where the slot mapping of each row allowed, and each row may write its own blocks."""
+        context: Any = get_forward_context()
+        layer, metadata = next(iter(context.attn_metadata.items()))
+        slots, starts = context.slot_mapping[layer].tolist(), metadata.query_start_loc.tolist()
+        who = "policy" if module is self._runner.model else "drafter"
+        allowed: set[int] = set()
+        for row, (first, stop) in enumerate(zip(starts, starts[1:], strict=False)):
+            mine = self._owned(row)
+            allowed |= mine
+            written = [slot for slot in slots[first:stop] if slot >= 0]
+            self.first_slots += who == "drafter" and any(slot % BLOCK == 0 for slot in written)
+            self.foreign += [f"{who}: row {row}, slot {slot}" for slot in written if slot // BLOCK not in mine]
+        changed = {block for cache, old in self._pairs() for block in differing(cache, old)}
+        self.foreign += [f"{who}: block {block} of nobody in this pass" for block in changed - allowed]
+
+    def _pairs(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return zip(self._runner.kv_caches, self._before, strict=True)
+
+    def _owned(self, row: int) -> set[int]:
+        (blocks,) = self._caches.get_block_ids(self._runner.input_batch.req_ids[row])
+        return set(blocks)
+
+
+def differing(cache: torch.Tensor, old: torch.Tensor) -> list[int]:
+    """Blocks of a KV tensor that changed."""
+    axis = cache.shape.index(BLOCKS)
+    return (cache != old).transpose(0, axis).flatten(1).any(dim=1).nonzero().flatten().tolist()
+
+
+@contextmanager
+def watching(llm: LLM) -> Iterator[Watch]:
+    """Block tables of `llm` are poisoned before every step, and every pass of its models is watched."""
+    runner, watch = runner_of(llm), Watch(llm)
+    (table,) = runner.input_batch.block_table.block_tables
+    commit = table.commit_block_table
+
+    def poison_and_commit(rows: int) -> None:
+        watch.poison(table)
+        commit(rows)
+
+    table.commit_block_table = poison_and_commit
+    models = (runner.model, runner.drafter.model)
+    hooks = [m.register_forward_pre_hook(watch.before) for m in models]
+    hooks += [m.register_forward_hook(watch.after) for m in models]
+    try:
+        yield watch
+    finally:
+        del table.commit_block_table
+        for hook in hooks:
+            hook.remove()
+
+
+@pytest.mark.parametrize("draft_length", range(1, MAX + 1))
+@pytest.mark.parametrize("format_name", ["bf16", "int8"])
+def test_no_foreign_block_is_written(
+    engines: Any, plain_tokens: list[list[int]], format_name: str, draft_length: int
+) -> None:
+    llm = engines[format_name]
+    set_gate(llm, mode="fixed", draft_length=draft_length)
+    llm.collective_rpc("efficientrollout_timeline")
+    before = stats(llm)
+    with watching(llm) as watch:
+        tokens = generate(llm, BATCH, NEW_TOKENS)
+    drafted, accepted = drafted_and_accepted(llm, before)
+    assert watch.foreign == []
+    assert tokens == plain_tokens
+    assert drafted > 0.8 * sum(map(len, plain_tokens)) * draft_length / (draft_length + 1)
+    assert max(llm.collective_rpc("efficientrollout_timeline")[0]["draft_length"]) == draft_length
+    print("RATE", format_name, draft_length, accepted / drafted, watch.first_slots)
+    assert accepted == drafted if format_name == "bf16" else 0.8 * drafted < accepted < drafted
+    assert watch.poisoned > 0
+    assert watch.first_slots > len(BATCH) / 2
+
+
+def no_lookahead(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core_of(llm).scheduler, "num_lookahead_tokens", 0)
+
+
+def one_slot_too_low(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = proposer_v1.eagle_step_update_slot_mapping_and_metadata
+
+    def update(out_slot_mapping: torch.Tensor, **arguments: Any) -> None:
+        original(out_slot_mapping=out_slot_mapping, **arguments)
+        out_slot_mapping -= (out_slot_mapping > 0).to(out_slot_mapping.dtype)
+
+    monkeypatch.setattr(proposer_v1, "eagle_step_update_slot_mapping_and_metadata", update)
+
+
+@pytest.mark.parametrize("fault", [no_lookahead, one_slot_too_low])
+def test_a_foreign_write_is_seen(engines: Any, monkeypatch: pytest.MonkeyPatch, fault: Any) -> None:
+    llm = engines["bf16"]
+    set_gate(llm, mode="fixed", draft_length=MAX)
+    fault(llm, monkeypatch)
+    with watching(llm) as watch:
+        generate(llm, BATCH, NEW_TOKENS)
+    assert any(line.startswith("drafter: row") for line in watch.foreign)

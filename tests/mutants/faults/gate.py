@@ -1,0 +1,116 @@
+"""A gate that breaks its promises: never slower, within limits, on a budget."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from tests.mutants.fault import Faults
+
+faults = Faults()
+GATE = "nemo_rl_efficientrollout.gate."
+UNIT = "tests/unit/test_gate.py::"
+
+
+@faults.at(
+    GATE + "policy:AutoGate.choose",
+    UNIT + "test_lengths_stay_within_limits_whatever_the_engine",
+    "γ is one above the longest that slots are reserved for",
+)
+def draft_length_above_the_largest(original: Any) -> Any:
+    def broken(gate: Any, load: Any) -> int:
+        length = original(gate, load)
+        return length + 1 if length else 0
+
+    return broken
+
+
+@faults.at(
+    GATE + "policy:_sound",
+    UNIT + "test_no_input_makes_it_raise_or_overreach",
+    "a load that is no load, such as a context of NaN tokens, is decided on",
+)
+def unsound_loads_are_decided_on(original: Any) -> Any:
+    return lambda load: load.batch >= 1
+
+
+@faults.at(
+    GATE + "acceptance:Acceptance.rates",
+    "tests/unit/test_acceptance.py::test_converges_by_position",
+    "acceptance is taken to be 1",
+)
+def acceptance_taken_for_one(original: Any) -> Any:
+    return lambda record, context=0.0: np.ones_like(original(record, context))
+
+
+@faults.at(
+    GATE + "acceptance:Acceptance.observe",
+    UNIT + "test_is_never_slower_than_plain_decoding[0.3-16]",
+    "rejections do not lower the acceptance that the gate believes in",
+)
+def rejections_are_forgotten(original: Any) -> Any:
+    return lambda record, drafted, accepted, contexts: original(record, drafted, drafted, contexts)
+
+
+@faults.at(
+    GATE + "acceptance:Acceptance.observe",
+    "tests/unit/test_acceptance.py::test_a_short_draft_counts_by_its_own_length",
+    "a short draft counts as a long one that was rejected",
+)
+def short_drafts_count_as_rejected(original: Any) -> Any:
+    def broken(record: Any, drafted: Any, accepted: Any, contexts: Any) -> None:
+        original(record, [record._reached.shape[1]] * len(drafted), accepted, contexts)
+
+    return broken
+
+
+@faults.at(
+    GATE + "acceptance:Acceptance.refit",
+    "tests/unit/test_acceptance.py::test_starts_optimistic_and_refit_weakens_the_past",
+    "after a refit the old drafter's acceptance is believed in full",
+)
+def refit_changes_no_belief(original: Any) -> Any:
+    return lambda record: None
+
+
+@faults.at(
+    GATE + "online:Tracker.observe",
+    UNIT + "test_follows_a_drift_of_the_costs",
+    "the cost model learns from the first steps alone, and does not follow a slowdown",
+)
+def slowdown_not_followed(original: Any) -> Any:
+    def broken(tracker: Any, *step: Any) -> None:
+        if tracker._steps < 200:
+            original(tracker, *step)
+
+    return broken
+
+
+@faults.at(
+    GATE + "probing:Probing._spend",
+    UNIT + "test_probing_is_paid_from_a_share_of_decode_time",
+    "probes cost nothing of their budget",
+)
+def probing_without_budget(original: Any) -> Any:
+    def broken(probing: Any, seconds: float) -> None:
+        probing.spent += seconds
+
+    return broken
+
+
+@faults.at(
+    GATE + "probing:Probing.confirms_plain",
+    UNIT + "test_plain_decoding_is_measured_again_where_speculation_is_believed_to_pay",
+    "while it speculates, plain decoding is never measured again",
+)
+def plain_decoding_never_confirmed(original: Any) -> Any:
+    return lambda probing, *load: False
+
+
+@faults.at(
+    GATE + "policy:AutoGate.observe",
+    UNIT + "test_learning_waits_for_plain_steps_and_the_trace_says_why",
+    "the time of a step with prefills is taken for a decode time",
+)
+def prefills_taken_for_decodes(original: Any) -> Any:
+    return lambda gate, step: original(gate, replace(step, decode_only=True))

@@ -1,0 +1,34 @@
+"""Whether a series grows: a slope that single readings cannot move, and how sure it is."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from scipy.stats import theilslopes
+
+PER = 1000
+"""Cycles by which slopes are told."""
+WARM_UP = 0.2
+"""Share of a soak that is not judged: caches of a bounded size fill up."""
+
+
+class Growth(NamedTuple):
+    """Of one resource after the warm-up."""
+
+    first: float
+    last: float
+    slope: float
+    """Median of the slopes between all pairs of readings (Theil-Sen), per 1,000 cycles."""
+    low: float
+    high: float
+    """Its interval of 95 %, which takes readings to be independent of each other."""
+
+    def beyond(self, allowed: float) -> bool:
+        """Whether it may grow by more than `allowed` per 1,000 cycles: a leak of that size does not get through."""
+        return self.high > allowed
+
+
+def growth(cycles: Sequence[float], values: Sequence[float]) -> Growth:
+    """Of readings after so many cycles each."""
+    start = next(index for index, cycle in enumerate(cycles) if cycle >= WARM_UP * cycles[-1])
+    slope, _, low, high = map(float, theilslopes(values[start:], cycles[start:], 0.95))
+    return Growth(values[start], values[-1], PER * slope, PER * low, PER * high)
