@@ -104,7 +104,7 @@ def test_without_a_model_drafting_and_verifying_stay_together() -> None:
 def test_the_timeline_says_how_long_contexts_were() -> None:
     ledger = Ledger(max_draft_length=2)
     ledger.record(Step(Load(3, 120.5), 0, 2, 0.01, True), finished_at=1.0)
-    timeline = ledger.take_timeline()
+    timeline = ledger.timeline.take()
     assert (timeline["active"], timeline["context"], timeline["asked"]) == ([3], [120.5], [2])
 
 
