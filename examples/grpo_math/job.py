@@ -93,6 +93,7 @@ def run(options: Options, problems: list[Problem], progress: Progress) -> dict[s
                     record.rollout_ratio = compare(engine, repeated)
         finished = True
     finally:
+        board.log(wandb_log.report_figures(record.report()))
         board.finish(exit_code=0 if finished else 1)
     return record.report()
 

@@ -3,10 +3,12 @@
 import os
 from typing import Any
 
+import plotly.graph_objects as go
 import wandb
 
 from nemo_rl_efficientrollout.alarm import ROOM, Alarm
 from nemo_rl_efficientrollout.errors import UserError
+from nemo_rl_efficientrollout.report.html import figures
 
 from .options import Options
 from .record import Step
@@ -59,6 +61,14 @@ def metrics(step: Step) -> dict[str, float]:
         "refit/requantize_s": step.requantize_seconds,
     }
     return {name: float(value) for name, value in values.items() if value is not None}
+
+
+def report_figures(report: dict[str, Any]) -> dict[str, wandb.Plotly]:
+    """The figures of the run's report.html under `report/`; of rollouts the newest one's."""
+    return {
+        f"report/{name}": wandb.Plotly(go.Figure(figure).update_layout(template="none"))
+        for name, figure in figures(report).items()
+    }
 
 
 def raise_alarm(board: "wandb.Run", alarm: Alarm, step: int) -> None:

@@ -64,14 +64,18 @@ def _ratios(found: Sequence[Comparison], metrics: Sequence[Metric]) -> Figure:
     for i, one in enumerate(found, start=1):
         known = [one.metrics[m.name] for m in metrics if _estimate(one, m.name) is not None]
         data.append(_intervals(f"{one.label} / A", known, color_at(i)))
+    # Names stand above their rows: beside them they would take a phone's whole width.
+    names = {place: None for trace in data for place in trace["y"]}
+    above = {"x": 0, "xref": "paper", "xanchor": "left", "yshift": 10 + 9 * len(found), "showarrow": False}
     return figure(
         data,
-        90 + (16 + 22 * len(found)) * len(metrics),
+        100 + (26 + 20 * len(found)) * len(names),
         hovermode="closest",
         scattermode="group",
         xaxis=axis("ratio of medians", rangemode="normal"),
-        yaxis=axis(autorange="reversed", showgrid=False),
+        yaxis=axis(autorange="reversed", showgrid=False, showticklabels=False),
         shapes=[_line(1.0)],
+        annotations=[above | {"y": name, "text": name} for name in names],
     )
 
 
@@ -188,7 +192,7 @@ def _positions(found: Sequence[Comparison], metrics: Sequence[Metric]) -> Figure
 def _line(x: float) -> Figure:
     return {
         "type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "paper",
-        "line": {"color": GRAY, "width": 1.5, "dash": "dash"},
+        "line": {"color": GRAY, "width": 1.5, "dash": "dash"}, "layer": "below",
     }  # fmt: skip
 
 

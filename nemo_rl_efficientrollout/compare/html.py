@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 
 from ..report.html import NO_SCRIPT, Shown, write_page
-from ..report.page import card, page
+from ..report.page import card, facts, page
 from ..report.panels import SHOWN
 from ..report.reading import Run as Report
 from ..report.style import Figure
@@ -105,10 +105,11 @@ def _metrics(found: Comparison) -> Iterator[str]:
     """One box per metric: a wide table does not fit a phone."""
     for name, compared in found.metrics.items():
         metric = compared.metric
-        facts = {"metric": name, "A": center(compared.a, metric), "B": center(compared.b, metric)}
+        told = {"metric": name, "A": center(compared.a, metric), "B": center(compared.b, metric)}
         if compared.estimate is not None:
-            facts |= {metric.by.value: estimate(compared), LEVEL: span(compared), "steps": str(compared.pairs)}
-        yield _details(metric.title, facts | {"verdict": verdict(compared)})
+            told |= {metric.by.value: estimate(compared), LEVEL: span(compared), "steps": str(compared.pairs)}
+        told["verdict"] = verdict(compared)
+        yield facts(metric.title, told.items())
 
 
 def _caveats(found: Comparison) -> Iterator[str]:
@@ -118,7 +119,7 @@ def _caveats(found: Comparison) -> Iterator[str]:
 
 def _run(side: str, found: Comparison) -> str:
     run = found.a if side == "A" else found.b
-    return _details(f"Run {side}", {"name": run.name, "read from": run.kind, "source": run.source})
+    return facts(f"Run {side}", (("name", run.name), ("read from", run.kind), ("source", run.source)))
 
 
 def _settings(found: Comparison) -> str:
@@ -126,10 +127,4 @@ def _settings(found: Comparison) -> str:
     shown = {key: f"{a} | {b}" for key, (a, b) in settings.items()}
     if found.settings.unrecorded:
         shown["not recorded in"] = " and ".join(found.settings.unrecorded)
-    return _details(f"Settings that differ, A | {found.label}", shown)
-
-
-def _details(title: str, facts: dict[str, str]) -> str:
-    rows = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in facts.items())
-    content = f"<dl>{rows}</dl>" if rows else '<p class="none">None.</p>'
-    return f"<details open><summary>{escape(title)}</summary>{content}</details>"
+    return facts(f"Settings that differ, A | {found.label}", shown.items())

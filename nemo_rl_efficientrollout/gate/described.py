@@ -32,6 +32,8 @@ class Described(BaseModel):
     def _is_whole(self) -> "Described":
         if self.parameters.keys() != set(Terms(self.drafters).names):
             raise ValueError("the parameters are not those of this version's cost model")
+        if self.draft_lengths != tuple(sorted({0, *self.draft_lengths})):
+            raise ValueError("draft_lengths do not ascend from 0")
         longest = max(self.draft_lengths)
         if len(self.acceptance) != BUCKETS or any(len(rates) < longest for rates in self.acceptance):
             raise ValueError(f"acceptance is not {BUCKETS} rows of at least {longest} rates")

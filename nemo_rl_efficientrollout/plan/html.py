@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from ..report.page import page
+from ..report.page import card, page
+from ..report.page import facts as box
 from ..report.style import Figure
 from .figures import Drawn, draw, multiples
 from .forecast import Forecast, Way
@@ -38,9 +39,9 @@ def _body(found: Forecast, answers: Sequence[Answer], figures: dict[str, Figure]
     for label, value, note in _tiles(found):
         yield f"<li><span>{label}</span><strong>{escape(value)}</strong><small>{escape(note)}</small></li>"
     yield '</ul><div class="facts">'
-    yield _details("What was asked", facts(found))
+    yield box("What was asked", facts(found).items())
     for way in (*found.ways, found.plain):
-        yield _details(way.name, _of(way))
+        yield box(way.name, _of(way).items())
     yield "</div>"
     for problem in problems(found):
         yield f'<p class="notice bad">{escape(problem)}</p>'
@@ -56,7 +57,7 @@ def _body(found: Forecast, answers: Sequence[Answer], figures: dict[str, Figure]
         yield "</section>"
     yield '<section><h2>What was assumed</h2><div class="facts">'
     for name, low, high, reason in assumptions(found):
-        yield _details(name, {"5 to 95 %": f"{low} to {high}", "why": reason})
+        yield box(name, (("5 to 95 %", f"{low} to {high}"), ("why", reason)))
     yield "</div></section><section><h2>How to read this</h2>"
     for sentence in caveats(found):
         yield f"<p>{escape(sentence)}</p>"
@@ -93,11 +94,4 @@ def _of(way: Way) -> dict[str, str]:
 def _cards(drawn: Sequence[Drawn], figures: dict[str, Figure]) -> Iterator[str]:
     for name, title_of_figure, one in drawn:
         figures[name] = one
-        height = one["layout"]["height"]
-        plot = f'<div class="plot" id="{name}" style="height:{height}px"></div>'
-        yield f"<figure><h3>{escape(title_of_figure)}</h3>{plot}</figure>"
-
-
-def _details(name: str, values: dict[str, str]) -> str:
-    rows = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in values.items())
-    return f"<details open><summary>{escape(name)}</summary><dl>{rows}</dl></details>"
+        yield card(name, title_of_figure, one)

@@ -89,16 +89,17 @@ def _times(shown: Views) -> Figure:
 
 
 def _decisions(shown: Views) -> Figure:
+    """One map below the other: side by side they would be too narrow for a phone."""
     count = len(shown.decisions)
-    layout: dict[str, Any] = {"annotations": []}
+    layout: dict[str, Any] = {}
     data = []
     for i, (alpha, chosen) in enumerate(shown.decisions.items()):
         suffix = str(i + 1) if i else ""
-        left, right = i / count + 0.01, (i + 1) / count - 0.01
         index = [[shown.lengths.index(int(length)) for length in row] for row in chosen]
         data.append(
             {
                 "type": "heatmap",
+                "name": f"α = {alpha:g}",
                 "x": [str(batch) for batch in shown.batches],
                 "y": [f"{context:g}" for context in shown.contexts],
                 "z": index,
@@ -108,22 +109,20 @@ def _decisions(shown: Views) -> Figure:
                 "zmax": len(shown.lengths) - 0.5,
                 "colorscale": flat_steps(len(shown.lengths)),
                 "showscale": i == count - 1,
-                "colorbar": {"tickvals": [*range(len(shown.lengths))], "ticktext": [f"γ {x}" for x in shown.lengths]},
-                "xaxis": f"x{suffix}",
-                "yaxis": "y",
+                "colorbar": {
+                    "tickvals": [*range(len(shown.lengths))],
+                    "ticktext": [f"γ {x}" for x in shown.lengths],
+                    "thickness": 14,
+                    "outlinewidth": 0,
+                },
+                "xaxis": "x",
+                "yaxis": f"y{suffix}",
             }
         )
-        layout[f"xaxis{suffix}"] = axis("requests (B)", domain=[left, right], type="category", anchor="y")
-        heading = {
-            "text": f"α = {alpha:g}",
-            "x": (left + right) / 2,
-            "y": 1.06,
-            "xanchor": "center",
-            "showarrow": False,
-        }
-        layout["annotations"].append(heading | {"xref": "paper", "yref": "paper"})
-    layout["yaxis"] = axis("context (tokens)", type="category")
-    return figure(data, 380, hovermode="closest", margin={"l": 8, "r": 12, "t": 40, "b": 8}, **layout)
+        domain = [1 - (i + 0.92) / count, 1 - i / count]
+        layout[f"yaxis{suffix}"] = axis(f"α = {alpha:g}, context", domain=domain, type="category")
+    layout["xaxis"] = axis("requests (B)", type="category", anchor=f"y{count}" if count > 1 else "y")
+    return figure(data, 80 + 130 * count, hovermode="closest", **layout)
 
 
 def _break_even(shown: Views) -> Figure:

@@ -14,7 +14,7 @@ from nemo_rl_efficientrollout.errors import UserError
 from nemo_rl_efficientrollout.files import write_whole
 from nemo_rl_efficientrollout.report import words
 from nemo_rl_efficientrollout.report.alternative import alternative
-from nemo_rl_efficientrollout.report.page import card, page
+from nemo_rl_efficientrollout.report.page import card, facts, page
 from nemo_rl_efficientrollout.report.panels import SHOWN, Panel, Rollout, by_rollout, by_step, lacking
 from nemo_rl_efficientrollout.report.reading import Run, read
 from nemo_rl_efficientrollout.report.style import Figure
@@ -101,8 +101,11 @@ class Shown:
                 yield f'<section><h2>{title}</h2><div class="cards">{"".join(drawn)}</div></section>'
         run = self.run
         parts = {"Model": _grouped(run.model), "Machine": run.machine, "Settings": run.settings}
-        facts = (f"<details open><summary>{title}</summary>{_facts(one)}</details>" for title, one in parts.items())
-        yield f'<section><h2>About this run</h2><div class="facts">{"".join(facts)}</div></section>'
+        boxes = (
+            facts(title, ((key, _plain(value)) for key, value in _flat(values)), "Not recorded.")
+            for title, values in parts.items()
+        )
+        yield f'<section><h2>About this run</h2><div class="facts">{"".join(boxes)}</div></section>'
 
     def _inside(self) -> Iterator[str]:
         if not self._rollouts:
@@ -132,11 +135,6 @@ class Shown:
             },
             "figures": {id: {**figure, "said": f"{one.title}. {alternative(figure)}"} for id, one, figure in drawn},
         }
-
-
-def _facts(values: Mapping[str, Any]) -> str:
-    rows = [f"<dt>{escape(k)}</dt><dd>{escape(_plain(v))}</dd>" for k, v in _flat(values)]
-    return f"<dl>{''.join(rows)}</dl>" if rows else '<p class="none">Not recorded.</p>'
 
 
 def _grouped(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Its content policy forbids any request, so it reads the same offline.
 """
 
 import json
+from collections.abc import Iterable
 from html import escape
 from importlib.resources import files
 from typing import Any
@@ -53,6 +54,13 @@ def card(name: str, title: str, figure: Figure, caption: str = "") -> str:
     place = f'<div class="plot" id="{name}" role="img" aria-label="{said}" style="height:{height}px"></div>'
     below = f'<figcaption id="{name}-words">{escape(caption)}</figcaption>' if caption else ""
     return f"<figure><h3>{escape(title)}</h3>{place}{below}</figure>"
+
+
+def facts(title: str, rows: Iterable[tuple[str, str]], empty: str = "None.") -> str:
+    """A box of keys and values, both plain text. A long key breaks at its dots, where it must."""
+    pairs = [f"<dt>{escape(key).replace('.', '.<wbr>')}</dt><dd>{escape(value)}</dd>" for key, value in rows]
+    content = f"<dl>{''.join(pairs)}</dl>" if pairs else f'<p class="none">{escape(empty)}</p>'
+    return f"<details open><summary>{escape(title)}</summary>{content}</details>"
 
 
 def _json(data: object) -> str:

@@ -16,7 +16,7 @@ POINT_BUDGET = 2400  # buckets over all rollouts, so that many rollouts stay a s
 MARKS = 100  # alarms that a figure marks
 THINNED = (
     "Long rollouts are thinned: in each of up to 300 equal spans of time the first point and the lowest and highest "
-    "of each line are drawn. Acceptance (accepted / drafted) and tokens per second are over sixtieths of the rollout."
+    "of each line are drawn. Acceptance (accepted / drafted) and tokens per second are over up to sixty equal spans."
 )
 SPENT = (
     "Times of engine steps are measured. How a step divides into drafting and verifying is by the cost model, scaled "

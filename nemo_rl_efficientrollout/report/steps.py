@@ -9,12 +9,14 @@ from nemo_rl_efficientrollout.report.checked import Series
 from nemo_rl_efficientrollout.report.reading import Ratio, Run
 from nemo_rl_efficientrollout.report.style import (
     BLUE,
+    BROWN,
     GRAY,
     GREEN,
     MANY_STEPS,
     ORANGE,
     PURPLE,
     RED,
+    TEAL,
     Figure,
     axis,
     figure,
@@ -29,8 +31,8 @@ PARTS = (
     ("spent_plain", "plain decoding", BLUE),
     ("spent_draft", "drafting", ORANGE),
     ("spent_verify", "verifying", RED),
-    ("spent_undivided", "drafting and verifying", "#8a6d3b"),
-    ("spent_prefill", "steps with prefills", "#17a2b8"),
+    ("spent_undivided", "drafting and verifying", BROWN),
+    ("spent_prefill", "steps with prefills", TEAL),
     ("spent_between", "between engine steps", GRAY),
     ("requantize_seconds", "re-quantizing", PURPLE),
 )

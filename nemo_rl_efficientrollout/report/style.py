@@ -17,7 +17,9 @@ PURPLE = "#9a6fc4"
 GRAY = "#7d8794"
 RED = "#c23b5e"
 PLAIN, SPECULATING = BLUE, ORANGE
-COLORS = (BLUE, ORANGE, GREEN, PURPLE, RED, GRAY, "#8a6d3b", "#17a2b8")
+TEAL = "#17a2b8"
+BROWN = "#8a6d3b"
+COLORS = (BLUE, ORANGE, GREEN, PURPLE, RED, TEAL, BROWN, GRAY)
 
 GRID = "rgba(128, 138, 150, 0.25)"
 NO_BREAK = "\u00a0"  # a number and its unit stay on one line

@@ -22,6 +22,7 @@ from nemo_rl_efficientrollout.report.style import (
 from nemo_rl_efficientrollout.report.thinning import keep_extremes, windowed_rate
 
 RATE_WINDOWS = 60
+STEPS_OF_A_RATE = 4  # on average; a rate over one step or two only dances
 
 
 def sentence(timeline: Timeline) -> str:
@@ -47,13 +48,15 @@ def sentence(timeline: Timeline) -> str:
 def draw(timeline: Timeline, buckets: int) -> Figure:
     """The figure of one rollout, thinned to about `buckets` places on the time axis."""
     kept = keep_extremes(timeline.seconds, (timeline.active, timeline.draft_length), buckets)
-    seconds = rounded([timeline.seconds[i] for i in kept])
-    active = [timeline.active[i] for i in kept]
-    lengths = [timeline.draft_length[i] for i in kept]
+    # A step's line runs from its start to that of the next; the last one's to its end.
+    starts = [timeline.seconds[i] - timeline.step_seconds[i] for i in kept]
+    seconds = rounded([*starts, timeline.seconds[-1]])
+    active = [timeline.active[i] for i in (*kept, kept[-1])]
+    lengths = [timeline.draft_length[i] for i in (*kept, kept[-1])]
     # Two areas that take turns at 0, not one line in two colours: plotly fills a trace, not a part.
     plain = [a if g == 0 else 0 for a, g in zip(active, lengths, strict=True)]
     speculating = [a if g > 0 else 0 for a, g in zip(active, lengths, strict=True)]
-    windows = min(RATE_WINDOWS, len(timeline.seconds))
+    windows = max(min(RATE_WINDOWS, len(timeline.seconds) // STEPS_OF_A_RATE), 1)
     centers, rates = windowed_rate(timeline.seconds, timeline.accepted, timeline.drafted, windows)
     # A step gives each request the token that the target samples, and the drafts that it accepts before.
     tokens = [a + b for a, b in zip(timeline.active, timeline.accepted, strict=True)]
@@ -91,12 +94,14 @@ def draw(timeline: Timeline, buckets: int) -> Figure:
         },
         {
             "type": "scatter",
-            "mode": "lines",
+            "mode": "lines+markers",
             "name": "tokens per second",
             "x": rounded(centers),
             "y": rounded(speeds),
             "yaxis": "y4",
+            "connectgaps": True,  # while one long step ran, nothing arrived
             "line": {"color": PURPLE, "width": 1.5},
+            "marker": {"size": 3, "color": PURPLE},
             "showlegend": False,
         },
     ]
@@ -105,7 +110,9 @@ def draw(timeline: Timeline, buckets: int) -> Figure:
         data,
         640,
         showlegend=True,
-        xaxis=axis("seconds since the rollout began", anchor="y4", showgrid=False, hoverformat=".2f"),
+        xaxis=axis(
+            "seconds since the rollout began", anchor="y4", showgrid=False, hoverformat=".2f", rangemode="tozero"
+        ),
         yaxis=axis("active requests", domain=[0.62, 1], rangemode="tozero", nticks=6),
         yaxis2=axis("γ", domain=[0.44, 0.56], range=[-0.05 * top, 1.15 * top or 1], nticks=4),
         yaxis3=axis("acceptance", domain=[0.24, 0.37], range=[0, 1.05], tickformat=".0%", nticks=3),

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from nemo_rl_efficientrollout.cli import app
 from nemo_rl_efficientrollout.compare.comparison import compare
 from nemo_rl_efficientrollout.compare.html import render, render_reports
 from nemo_rl_efficientrollout.compare.reports import Source, against_first, as_report
@@ -49,6 +51,12 @@ def comparison(page: Path) -> None:
     write_page(render(compare(plain, run(fast, ACCELERATED, "fast"))), page)
 
 
+def plan(page: Path) -> None:
+    small = ("--draws", "4", "--lengths", "300:2000", "--prompts", "16", "--sweep", "batch=8,16")
+    arguments = ["plan", "--model", "qwen2.5-7b", "--gpu", "h100", *small, "--html", str(page), "--quiet"]
+    CliRunner().invoke(app, arguments, catch_exceptions=False, standalone_mode=False)
+
+
 PAGES: dict[str, tuple[Callable[[Path], None], int]] = {
     "report": (lambda page: write_report(full_run(), page), 13),
     "report-without-speculation": (lambda page: write_report(without_speculation(), page), 4),
@@ -57,6 +65,7 @@ PAGES: dict[str, tuple[Callable[[Path], None], int]] = {
     "report-of-several-runs": (several_runs, 39),
     "compare": (comparison, 13),
     "gate-plot": (gate_page, 4),
+    "plan": (plan, 10),
 }
 """How each page is written, and how many figures it has."""
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from nemo_rl_efficientrollout.report.html import figures
+
 pytestmark = pytest.mark.engine
 ROOT = Path(__file__).parents[2]
 JOB = [sys.executable, "-m", "examples.grpo_math", "--warm-start-steps", "20", "--max-new-tokens", "48"]
@@ -56,6 +58,9 @@ def test_a_run_leaves_a_complete_report(runs: Path) -> None:
     assert all(0 < rate <= 1 for rate in report["acceptance_rate"])
     assert all(1 < length <= 3 for length in report["acceptance_length"])
     assert all(0 < share < 1 for share in report["speculating_fraction"])  # a prefill step drafts nothing
+    for seconds, parts in zip(report["rollout_seconds"], report["seconds_spent"], strict=True):
+        assert sum(parts.values()) == pytest.approx(seconds)
+        assert parts["undivided"] > 0  # a fixed gate has no cost model
     for timeline in report["timeline"]:
         names = {"seconds", "active", "draft_length", "asked", "drafted", "accepted", "decode_only", "step_seconds"}
         assert names <= timeline.keys()
@@ -72,6 +77,9 @@ def test_a_run_leaves_a_complete_report(runs: Path) -> None:
     assert float(rows[-1]["train/vllm/spec_acceptance_rate"]) == pytest.approx(report["acceptance_rate"][-1])
     assert [float(row["train/efficientrollout/alarms"]) for row in rows] == [0.0] * 3
     assert float(rows[-1]["timing/train/generation"]) == pytest.approx(report["rollout_seconds"][-1])
+    drawn = figures(report)
+    assert {"timeline", "spent", "reward", "ratio"} <= drawn.keys()
+    assert {key for key in rows[-1] if key.endswith("._type")} == {f"report/{name}._type" for name in drawn}
 
 
 def test_an_interrupt_keeps_the_finished_steps(runs: Path) -> None:

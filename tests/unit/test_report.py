@@ -11,12 +11,13 @@ from plotly.offline import get_plotlyjs
 
 from nemo_rl_efficientrollout.errors import UserError
 from nemo_rl_efficientrollout.report import write_report
+from nemo_rl_efficientrollout.report.html import render
 from nemo_rl_efficientrollout.report.reading import FACTS, TRAINING, read
 from nemo_rl_efficientrollout.report.rollout import Timeline
 from nemo_rl_efficientrollout.report.thinning import keep_extremes, windowed_rate
 from nemo_rl_efficientrollout.report.timeline import draw, sentence
 from nemo_rl_efficientrollout.report.words import comparison, freshness, tiles
-from tests.reports import empty_run, full_run, rollout
+from tests.reports import empty_run, full_run, gate, rollout, without_speculation
 
 FIGURES = 13  # of a full run: three of a rollout, the comparison, and nine by step
 
@@ -51,7 +52,7 @@ def test_full_run_has_every_figure_and_plotly_accepts_them(tmp_path):
     for one in drawn.values():
         go.Figure(one)  # refuses a property that plotly does not know
     assert text.count('class="plot"') == FIGURES
-    for words in ("0.25 → ", "1.23\u00a0M", "80\u00a0%", "× 0.81", "gate.policy", "1,543,714,304"):
+    for words in ("0.25 → ", "1.23\u00a0M", "80\u00a0%", "× 0.81", "gate.<wbr>policy", "1,543,714,304"):
         assert words in text
     assert '<option value="1" selected>6</option>' in text
 
@@ -71,12 +72,35 @@ def test_empty_run_says_so_in_words(tmp_path):
     assert "<figure>" not in text
 
 
+def test_a_run_without_speculation_says_what_is_missing_and_draws_the_rest(tmp_path):
+    text = page(without_speculation(), tmp_path)
+    (missing,) = re.findall(r"and so not drawn: (.*?)</p>", text)
+    for title in ("Acceptance rate", "Decision map and the rollout&#x27;s path", "Where each second of rollouts went"):
+        assert title.replace("&#x27;", "'") in missing
+    assert figures_of(text).keys() == {"reward", "response", "seconds", "timeline-0"}
+
+
+def test_alarms_are_on_top_and_marked_in_every_figure_over_steps(tmp_path):
+    alarms = [{"step": step, "name": "stale_drafter", "text": "nothing is drafted"} for step in (5, 3, 3)]
+    text = page(full_run() | {"alarms": alarms}, tmp_path)
+    assert "Alarm stale_drafter at steps 3, 5: nothing is drafted" in text[: text.index("<main>")]
+    assert page(full_run() | {"alarms": []}, tmp_path).count('class="notice bad') == 0
+    for name, one in figures_of(text).items():
+        marks = [shape["x0"] for shape in one["layout"].get("shapes", []) if shape["line"].get("dash") == "dot"]
+        assert marks == ([] if name == "ratio" or name[-1].isdecimal() else [3, 5])
+
+
+def test_seconds_are_told_in_words_by_their_share(tmp_path):
+    text = page(full_run() | {"requantize_seconds": [2.0] * 6}, tmp_path)
+    shares = "plain decoding 50\u00a0%, verifying 22\u00a0%, drafting 15\u00a0%, steps with prefills 5\u00a0%"
+    assert f"Of 240 s of rollouts and re-quantizing: {shares}" in text
+
+
 @pytest.mark.parametrize("missing", sorted(full_run().keys() - {*FACTS, *TRAINING}))
-def test_optional_parts_may_be_missing_or_null(tmp_path, missing):
-    partial = full_run()
+def test_optional_parts_may_be_missing_or_null(missing):
+    partial = full_run() | {"timeline": [rollout(50)]}
     del partial[missing]
-    page(partial, tmp_path)
-    page(partial | {missing: None}, tmp_path)
+    assert render(read(partial | {missing: None})) == render(read(partial))
 
 
 @pytest.mark.parametrize("key", [*FACTS, *TRAINING])
@@ -98,6 +122,9 @@ def test_a_missing_required_key_is_named(tmp_path, key):
         ({"steps": None}, "'steps'"),
         ({"steps": 10**9}, "'steps'"),
         ({"timeline": [{"seconds": [0]}]}, "'active'"),
+        ({"seconds_spent": [3.0]}, "'seconds_spent'"),
+        ({"alarms": {"step": 1}}, "'alarms'"),
+        ({"alarms": [{"name": "low"}]}, "'step'"),
         ({"timeline": [{"seconds": [0, 1], "active": [1]}]}, "'active'"),
     ],
 )
@@ -120,7 +147,9 @@ def test_hostile_strings_are_harmless(tmp_path):
         "settings": {evil: evil, "inner": {evil: [evil]}},
         "model": {"path": evil, "parameters": evil},
         "machine": {"gpu": f'" onload="{evil}'},
+        "alarms": [{"step": 1, "name": evil, "text": evil}],
     }
+    report["timeline"][-1]["gate"] = gate() | {"seed": evil, "trace": [gate()["trace"][-1] | {"why": evil}]}
     text = page(report, tmp_path)
     assert "<script>alert" not in text
     assert 'onload="' not in text
@@ -152,7 +181,7 @@ def test_writing_makes_the_folder_and_replaces_the_old_report(tmp_path):
 
 def test_a_long_run_stays_about_the_size_of_plotly(tmp_path):
     path = tmp_path / "report.html"
-    write_report(full_run(steps=3000, rollouts=60), path)
+    write_report(full_run(steps=3000) | {"timeline": [rollout(1200, step=i) for i in range(60)]}, path)
     assert path.stat().st_size < 1.3 * len(get_plotlyjs())
 
 
@@ -185,12 +214,17 @@ def test_the_timeline_shows_speculation_in_the_tail():
     plain, speculating, *_ = draw(timeline, 300)["data"]
     begun = next(t for t, y in zip(speculating["x"], speculating["y"], strict=True) if y > 0)
     assert begun == pytest.approx(0.01 * 3500, abs=0.2)
+    assert plain["x"][-2:] == [pytest.approx(49.98), pytest.approx(49.99)]  # the last step, from its start to its end
     both = zip(plain["y"], speculating["y"], strict=True)
     assert all((a == 0) != (b == 0) for a, b in both)  # they take turns
     assert max(speculating["y"]) == 8
     assert "30\u00a0% of this rollout" in sentence(timeline)
     assert "at most 8 of 64 requests" in sentence(timeline)
     assert "50\u00a0% accepted" in sentence(timeline)
+    speeds = draw(timeline, 300)["data"][-1]
+    assert speeds["name"] == "tokens per second"
+    assert speeds["y"][0] == pytest.approx(100 * 64, rel=0.03)  # a token for each request every 10 ms
+    assert speeds["y"][-1] == pytest.approx(100 * 3)  # and two accepted drafts
 
 
 def test_a_timeline_may_be_plain_single_or_have_holes():
