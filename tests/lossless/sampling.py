@@ -28,10 +28,14 @@ class Bench:
         save_tokenizer(directory, vocabulary)
         self.prompt, self.length = prompt, length
         self._engines: dict[str, LLM] = {}
+        self._exact: dict[str, dict[Tokens, float]] = {}
 
     def exact(self, **asked: Any) -> dict[Tokens, float]:
-        """Probability of every continuation."""
-        return joint(self.model, self.prompt, self.length, **asked)
+        """Probability of every continuation; computed once."""
+        key = repr(asked)
+        if key not in self._exact:
+            self._exact[key] = joint(self.model, self.prompt, self.length, **asked)
+        return self._exact[key]
 
     def engine(self, drafter: str) -> LLM:
         """With one of DRAFTERS, or `plain`; started once."""
