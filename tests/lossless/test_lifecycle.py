@@ -164,7 +164,7 @@ def test_refit_in_flight(models: list[Path], engine: Any, format_name: str, proo
         if step == refit_after:
             assert {i: len(tokens) for i, tokens in right.items()} == at_refit
             refit(plainly, models[1])
-    note(proof, "refit in flight", format_name, seen, right, given, refits=1)
+    note(proof, "refit in flight", format_name, seen, right, given, refit=1)
     assert given == right
     assert len(set(at_refit.values())) > 1 or format_name == "bf16"  # whose drafts are all accepted
 
@@ -210,7 +210,7 @@ def test_sleep_and_wake(
     with watch(llm) as seen:
         given = dict(enumerate(generate(llm, BATCH, NEW_TOKENS)))
     right = dict(enumerate(plain_tokens))
-    note(proof, f"sleep of level {level}", format_name, seen, right, given, sleeps=1)
+    note(proof, f"sleep of level {level}", format_name, seen, right, given, sleep=1)
     assert given == right
     assert seen.accepted > seen.drafted / 2
 
@@ -284,7 +284,8 @@ def test_up_to_max_model_len(models: list[Path], format_name: str, proof: Proof)
     set_gate(llm, **gate(5))
     with watch(llm) as seen:
         given = dict(enumerate(generate(llm, batch, 128)))
-    note(proof, "max_model_len inside a draft", format_name, seen, right, given, times=seen.capped_inside)
+    note(proof, "max_model_len inside a draft", format_name, seen, right, given, times=seen.capped_by_draft)
     assert given == right
+    assert seen.capped_by_draft
     # One row near the limit must not stop the others from drafting.
     assert seen.accepted > 0.6 * sum(map(len, right.values()))
