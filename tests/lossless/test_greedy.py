@@ -63,6 +63,7 @@ def answer(llm: LLM, asked: list[dict[str, Any]]) -> list[Answer]:
     ordinary = {"temperature": 0.0, "max_tokens": NEW_TOKENS, "ignore_eos": True}
     params = [SamplingParams(**(ordinary | own)) for own in asked]
     completions = [output.outputs[0] for output in llm.generate(BATCH, params, use_tqdm=False)]  # type: ignore[arg-type]
+    assert all(one.logprobs is None or len(one.logprobs) == len(one.token_ids) for one in completions)
     return [(list(one.token_ids), one.text, one.finish_reason, one.stop_reason) for one in completions]
 
 
