@@ -65,6 +65,7 @@ def against_exact(counts: "Counter[Tokens]", probability: dict[Tokens, float]) -
     observed, expected = _pool(observed, rare), _pool(expected, rare)
     observed, expected = observed[expected > 0], expected[expected > 0]
     freedom = len(expected) - 1
+    assert freedom > 0, f"{total} samples are too few for {len(probability)} sequences"
     p = float(chi2.sf(((observed - expected) ** 2 / expected).sum(), freedom))
     null = np.random.default_rng(0).multinomial(total, expected / expected.sum(), size=SPLITS)
     return Verdict(

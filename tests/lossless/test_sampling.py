@@ -51,7 +51,7 @@ def test_drafters_and_draft_lengths(short: Bench, drafter: str, gamma: int | str
     llm = short.engine(drafter)
     set_gate(llm, **gate(gamma))
     with watch(llm) as seen:
-        (counts,) = short.sample(llm, 50_000 if proof.full else 20_000, [{}])
+        (counts,) = short.sample(llm, 20_000 if proof.full else 10_000, [{}])
     verdict = against_exact(counts, short.exact())
     note(proof, "three tokens of four", drafter, gamma, verdict, seen)
     assert verdict.exact
@@ -64,7 +64,7 @@ def test_drafts_to_their_end(deep: Bench, gamma: int | str, proof: Proof) -> Non
     llm = deep.engine("often wrong")
     set_gate(llm, **gate(gamma))
     with watch(llm) as seen:
-        (counts,) = deep.sample(llm, 50_000 if proof.full else 10_000, [{}])
+        (counts,) = deep.sample(llm, 20_000 if proof.full else 6_000, [{}])
     verdict = against_exact(counts, deep.exact())
     note(proof, "ten tokens of two", "often wrong", gamma, verdict, seen)
     assert verdict.exact
@@ -117,7 +117,7 @@ def test_a_broken_rejection_step_is_caught(short: Bench, owner: Any, name: str, 
     set_gate(llm, mode="fixed", draft_length=3)
     wrap(owner, name, fault)
     try:
-        (counts,) = short.sample(llm, 20_000, [{}])
+        (counts,) = short.sample(llm, 10_000, [{}])
     finally:
         unwrap(owner, name)
     verdict = against_exact(counts, short.exact())

@@ -23,7 +23,9 @@ class Witness:
     stopped_inside: int = 0
     """By a stop token or EOS."""
     capped_inside: int = 0
-    """By max_tokens or max_model_len."""
+    """By max_tokens or max_model_len. The scheduler cuts drafts that would go beyond the latter."""
+    capped_by_draft: int = 0
+    """Answers that reached either limit with a step that accepted drafts."""
     spelled_inside: int = 0
     """By a stop string."""
     preempted: int = 0
@@ -43,6 +45,7 @@ def watch(llm: LLM) -> Iterator[Witness]:
     def take_output(scheduler: Any, request: Any, tokens: list[int], *args: Any, **kwargs: Any) -> Any:
         came = len(tokens)
         kept, stopped = update(scheduler, request, tokens, *args, **kwargs)
+        seen.capped_by_draft += came > 1 and request.status == RequestStatus.FINISHED_LENGTH_CAPPED
         if stopped and len(kept) < came:
             seen.stopped_inside += request.status == RequestStatus.FINISHED_STOPPED
             seen.capped_inside += request.status == RequestStatus.FINISHED_LENGTH_CAPPED
