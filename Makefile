@@ -18,10 +18,10 @@ VENV_NEMO_RL := .venv-nemo-rl-$(VLLM)
 SETUP_NEMO_RL := $(VENV_NEMO_RL)/.setup-done
 LOCK_OF_VLLM := $(if $(filter 0.32.0,$(VLLM)),requirements/cpu.lock,requirements/vllm-$(VLLM).lock)
 NEMO_RL_TESTS := $(sort $(wildcard tests/nemo_rl/test_*.py))
-TESTS := tests/unit tests/job tests/gpu_benchmarks tests/nemo_rl tests/slurm tests/docker $(ENGINE_TESTS) tests/megatron $(LOSSLESS_TESTS) $(INTERPRETED_TESTS)
+TESTS := tests/unit tests/mutants tests/job tests/gpu_benchmarks tests/nemo_rl tests/slurm tests/docker $(ENGINE_TESTS) tests/megatron $(LOSSLESS_TESTS) $(INTERPRETED_TESTS)
 JOBS ?= 2
 
-.PHONY: setup demo test test-vllm-0.25 test-nemo-rl nemo-rl-source wheel cluster-environment test-slurm test-image lint bench clean
+.PHONY: setup demo test test-vllm-0.25 test-nemo-rl nemo-rl-source wheel cluster-environment test-slurm test-image mutants lint bench clean
 
 setup: $(SETUP)
 
@@ -105,6 +105,10 @@ test-slurm: setup cluster-environment
 test-image: setup cluster-environment
 	$(call debian,buildah,buildah debootstrap crun)
 	$(BIN)/python -m pytest tests/docker
+
+# Deliberate faults, each of which must turn the test red that is named for it.
+mutants: setup
+	$(BIN)/python -m pytest tests/mutants --proof docs/reliability/mutants.json
 
 lint: setup
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ ids of blocks that other running requests own. Then KV tensors are compared befo
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +78,13 @@ class Watch:
         self._before = [cache.clone() for cache in self._runner.kv_caches]
 
     def after(self, module: Any, *_: Any) -> None:
-        """The pass that ended wrote where the slot mapping of each row allowed, and each row may write its own blocks."""
+        """The pass that ended wrote where its slots said, and every row's slots are in blocks of its own."""
         context: Any = get_forward_context()
         layer, metadata = next(iter(context.attn_metadata.items()))
         slots, starts = context.slot_mapping[layer].tolist(), metadata.query_start_loc.tolist()
         who = "policy" if module is self._runner.model else "drafter"
         allowed: set[int] = set()
-        for row, (first, stop) in enumerate(zip(starts, starts[1:], strict=False)):
+        for row, (first, stop) in enumerate(pairwise(starts)):
             mine = self._owned(row)
             allowed |= mine
             written = [slot for slot in slots[first:stop] if slot >= 0]

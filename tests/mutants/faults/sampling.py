@@ -9,6 +9,7 @@ from tests.mutants.fault import Faults
 faults = Faults()
 SAMPLER = "vllm.v1.sample.rejection_sampler:"
 PROPOSER = "nemo_rl_efficientrollout.engine.proposer_v1:"
+TAKEN = PROPOSER + "TwinProposer.take_last_draft_probs"
 JOINT = "tests/lossless/test_sampling.py::test_joint_distribution_is_the_policys[3-noisy]"
 GREEDY = "tests/lossless/test_kv_isolation.py::test_no_foreign_block_is_written[bf16-3]"
 
@@ -44,7 +45,7 @@ def recover_from_target(original: Any) -> Any:
     return broken
 
 
-@faults.at(PROPOSER + "TwinProposer.take_last_draft_probs", JOINT, "drafts are judged by the distributions of a step ago")
+@faults.at(TAKEN, JOINT, "drafts are judged by the distributions of a step ago")
 def stale_probabilities(original: Any) -> Any:
     last: list[Any] = []
 
@@ -58,7 +59,7 @@ def stale_probabilities(original: Any) -> Any:
     return broken
 
 
-@faults.at(PROPOSER + "TwinProposer.take_last_draft_probs", JOINT, "drafts are judged by another request's distributions")
+@faults.at(TAKEN, JOINT, "drafts are judged by another request's distributions")
 def probabilities_of_another_request(original: Any) -> Any:
     def broken(proposer: Any) -> Any:
         now = original(proposer)
