@@ -11,10 +11,11 @@ SAMPLER = "vllm.v1.sample.rejection_sampler:"
 PROPOSER = "nemo_rl_efficientrollout.engine.proposer_v1:"
 TAKEN = PROPOSER + "TwinProposer.take_last_draft_probs"
 JOINT = "tests/lossless/test_sampling.py::test_joint_distribution_is_the_policys[3-noisy]"
-GREEDY = "tests/lossless/test_kv_isolation.py::test_no_foreign_block_is_written[bf16-3]"
+RULE = "tests/lossless/test_rejection_rule.py::test_every_token_follows_the_one_before_as_the_target_says"
+FIRST, LAST = f"{RULE}[1]", f"{RULE}[3]"
 
 
-@faults.at(SAMPLER + "_rejection_random_sample", JOINT, "every draft is accepted")
+@faults.at(SAMPLER + "_rejection_random_sample", FIRST, "every draft is accepted")
 def accept_all(original: Any) -> Any:
     def broken(out: Any, cu: Any, drafts: Any, q: Any, p: Any, bonus: Any, recovered: Any, uniform: Any, *rest: Any):
         original(out, cu, drafts, q, p, bonus, recovered, torch.zeros_like(uniform), *rest)
@@ -22,7 +23,7 @@ def accept_all(original: Any) -> Any:
     return broken
 
 
-@faults.at(SAMPLER + "_rejection_random_sample", JOINT, "one draft more is accepted than the rule admits")
+@faults.at(SAMPLER + "_rejection_random_sample", FIRST, "one draft more is accepted than the rule admits")
 def accept_one_more(original: Any) -> Any:
     def broken(out: Any, cu: Any, drafts: Any, q: Any, p: Any, bonus: Any, recovered: Any, uniform: Any, *rest: Any):
         right = out.clone()
@@ -37,7 +38,7 @@ def accept_one_more(original: Any) -> Any:
     return broken
 
 
-@faults.at(SAMPLER + "_sample_recovered_tokens", JOINT, "a rejected draft is replaced from p, not from max(0, p - q)")
+@faults.at(SAMPLER + "_sample_recovered_tokens", FIRST, "a rejected draft is replaced from p, not from max(0, p - q)")
 def recover_from_target(original: Any) -> Any:
     def broken(out: Any, cu: Any, drafts: Any, q: Any, *rest: Any) -> None:
         original(out, cu, drafts, torch.zeros_like(q), *rest)
@@ -68,7 +69,7 @@ def probabilities_of_another_request(original: Any) -> Any:
     return broken
 
 
-@faults.at(SAMPLER + "rejection_sample", GREEDY, "the bonus token is that of the row above")
+@faults.at(SAMPLER + "rejection_sample", LAST, "the bonus token is that of the row above")
 def bonus_of_another_row(original: Any) -> Any:
     def broken(*arguments: Any, **named: Any) -> Any:
         before, bonus, rest = arguments[:6], arguments[6], arguments[7:]
@@ -91,7 +92,7 @@ def one_random_number_for_all(original: Any) -> Any:
     return broken
 
 
-@faults.at(PROPOSER + "draw", JOINT, "the likeliest token is drafted, but said to be drawn from the distribution")
+@faults.at(PROPOSER + "draw", FIRST, "the likeliest token is drafted, but said to be drawn from the distribution")
 def draft_greedily(original: Any) -> Any:
     return lambda probabilities, generators: probabilities.argmax(dim=-1)
 
