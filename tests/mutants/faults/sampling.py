@@ -7,7 +7,7 @@ import torch
 from tests.mutants.fault import Faults
 
 faults = Faults()
-SAMPLER = "vllm.v1.sample.rejection_sampler:"
+SAMPLER, KERNELS = "vllm.v1.sample.rejection_sampler:", "vllm.utils.cpu_triton_utils:"
 PROPOSER = "nemo_rl_efficientrollout.engine.proposer_v1:"
 TAKEN = PROPOSER + "TwinProposer.take_last_draft_probs"
 JOINT = "tests/lossless/test_sampling.py::test_joint_distribution_is_the_policys[3-noisy]"
@@ -15,7 +15,7 @@ RULE = "tests/lossless/test_rejection_rule.py::test_every_token_follows_the_one_
 FIRST, LAST = f"{RULE}[1]", f"{RULE}[3]"
 
 
-@faults.at(SAMPLER + "_rejection_random_sample", FIRST, "every draft is accepted")
+@faults.at(KERNELS + "_rejection_random_sample_kernel_impl", FIRST, "every draft is accepted")
 def accept_all(original: Any) -> Any:
     def broken(out: Any, cu: Any, drafts: Any, q: Any, p: Any, bonus: Any, recovered: Any, uniform: Any, *rest: Any):
         original(out, cu, drafts, q, p, bonus, recovered, torch.zeros_like(uniform), *rest)
@@ -23,7 +23,7 @@ def accept_all(original: Any) -> Any:
     return broken
 
 
-@faults.at(SAMPLER + "_rejection_random_sample", FIRST, "one draft more is accepted than the rule admits")
+@faults.at(KERNELS + "_rejection_random_sample_kernel_impl", FIRST, "one draft more is accepted than the rule admits")
 def accept_one_more(original: Any) -> Any:
     def broken(out: Any, cu: Any, drafts: Any, q: Any, p: Any, bonus: Any, recovered: Any, uniform: Any, *rest: Any):
         right = out.clone()
@@ -38,7 +38,11 @@ def accept_one_more(original: Any) -> Any:
     return broken
 
 
-@faults.at(SAMPLER + "_sample_recovered_tokens", FIRST, "a rejected draft is replaced from p, not from max(0, p - q)")
+@faults.at(
+    KERNELS + "_sample_recovered_tokens_kernel_impl",
+    FIRST,
+    "a rejected draft is replaced from p, not from max(0, p - q)",
+)
 def recover_from_target(original: Any) -> Any:
     def broken(out: Any, cu: Any, drafts: Any, q: Any, *rest: Any) -> None:
         original(out, cu, drafts, torch.zeros_like(q), *rest)
