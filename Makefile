@@ -19,11 +19,11 @@ VENV_NEMO_RL := .venv-nemo-rl-$(VLLM)
 SETUP_NEMO_RL := $(VENV_NEMO_RL)/.setup-done
 LOCK_OF_VLLM := $(if $(filter 0.32.0,$(VLLM)),requirements/cpu.lock,requirements/vllm-$(VLLM).lock)
 NEMO_RL_TESTS := $(sort $(wildcard tests/nemo_rl/test_*.py))
-TESTS := tests/unit tests/fuzz tests/browser tests/job tests/gpu_benchmarks tests/nemo_rl tests/slurm tests/docker $(ENGINE_TESTS) \
-	tests/soak tests/megatron $(LOSSLESS_TESTS) $(FAULT_TESTS) $(INTERPRETED_TESTS)
+TESTS := tests/unit tests/fuzz tests/mutants tests/browser tests/job tests/gpu_benchmarks tests/nemo_rl tests/slurm tests/docker \
+	$(ENGINE_TESTS) tests/soak tests/megatron $(LOSSLESS_TESTS) $(FAULT_TESTS) $(INTERPRETED_TESTS)
 JOBS ?= 2
 
-.PHONY: setup audit demo test test-vllm-0.25 test-nemo-rl nemo-rl-source wheel cluster-environment test-slurm test-image browser lint bench clean
+.PHONY: setup audit demo test test-vllm-0.25 test-nemo-rl nemo-rl-source wheel cluster-environment test-slurm test-image browser mutants lint bench clean
 
 setup: $(SETUP)
 
@@ -112,6 +112,9 @@ test-image: setup cluster-environment
 browser: setup
 	$(call debian,chromedriver,chromium chromium-driver fonts-dejavu-core)
 	$(BIN)/python -m pytest tests/browser
+# Deliberate faults, each of which must turn the test red that is named for it.
+mutants: setup
+	$(BIN)/python -m pytest tests/mutants --proof docs/reliability/mutants.json
 
 lint: setup
 	$(BIN)/ruff check .

@@ -71,8 +71,10 @@ def test_stale_drafter_never_drafts_and_requantizing_heals_it(models: Any) -> No
     refit(llm, weights_of(new))
     state._complete = complete
 
+    llm.collective_rpc("efficientrollout_timeline")
     tokens, rate = acceptance(llm)
     assert rate is None  # γ stayed 0
+    assert not any(llm.collective_rpc("efficientrollout_timeline")[0]["asked"])  # and no worker was asked to draft
     assert tokens == generate(start(new), BATCH, 48)
     assert (stats(llm)["policy_version"], stats(llm)["drafter_version"]) == (1, 0)
 

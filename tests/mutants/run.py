@@ -11,7 +11,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 300
+SECONDS = 900
 """After which a test counts as hanging."""
 BY_THE_TEST = re.compile(r"tests/\S+\.py:\d+: (AssertionError|Failed)")
 """Where and of what a test ends that judged for itself: not where something below it broke."""

@@ -6,6 +6,7 @@
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,8 @@ Control = Callable[[str], Outcome]
 @pytest.fixture(scope="module")
 def control(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Control:
     """What comes of a test without a fault; those of one file that are needed run together."""
-    named = {item.callspec.params["fault"].test for item in request.session.items if hasattr(item, "callspec")}
+    items: list[Any] = request.session.items
+    named = {item.callspec.params["fault"].test for item in items if hasattr(item, "callspec")}
 
     @cache
     def of_file(file: str) -> dict[str, Outcome]:

@@ -207,6 +207,12 @@ def test_lengths_stay_within_limits_whatever_the_engine(seed: int, alpha: float,
         assert 0 <= world.step(gate, Load(int(rng.integers(1, 300)), float(rng.integers(1, 40000)))) <= MAX
 
 
+def test_goes_to_the_longest_draft_and_not_beyond() -> None:
+    world = SimulatedEngine(lambda load, length: 0.01, drafter(0.02), 0.999, LENGTHS)
+    chosen = world.run(AutoGate(MAX), Load(1, 1000.0), 300)
+    assert max(chosen) == MAX
+
+
 def test_gates_by_name() -> None:
     assert isinstance(make_gate(GateSettings(), MAX), AutoGate)
     load = Load(3, 100.0)

@@ -44,7 +44,7 @@ def scale_rounded(original: Any) -> Any:
 
 @faults.at(
     DRAFTER + "formats.format:ScaledFormat.encode",
-    UNIT + "test_every_block_is_quantized_as_if_it_were_alone[130-200-int8]",
+    UNIT + "test_int8_by_hand",
     "a block has the scale of the block above",
 )
 def scale_of_the_neighbour(original: Any) -> Any:

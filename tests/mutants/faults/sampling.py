@@ -7,13 +7,15 @@ import torch
 from tests.mutants.fault import Faults
 
 faults = Faults()
-SAMPLER = "vllm.v1.sample.rejection_sampler:"
+SAMPLER, KERNELS = "vllm.v1.sample.rejection_sampler:", "vllm.utils.cpu_triton_utils:"
 PROPOSER = "nemo_rl_efficientrollout.engine.proposer_v1:"
+TAKEN = PROPOSER + "TwinProposer.take_last_draft_probs"
 JOINT = "tests/lossless/test_sampling.py::test_joint_distribution_is_the_policys[3-noisy]"
-GREEDY = "tests/lossless/test_kv_isolation.py::test_no_foreign_block_is_written[bf16-3]"
+RULE = "tests/lossless/test_rejection_rule.py::test_every_token_follows_the_one_before_as_the_target_says"
+FIRST, LAST = f"{RULE}[1]", f"{RULE}[3]"
 
 
-@faults.at(SAMPLER + "_rejection_random_sample", JOINT, "every draft is accepted")
+@faults.at(KERNELS + "_rejection_random_sample_kernel_impl", FIRST, "every draft is accepted")
 def accept_all(original: Any) -> Any:
     def broken(out: Any, cu: Any, drafts: Any, q: Any, p: Any, bonus: Any, recovered: Any, uniform: Any, *rest: Any):
         original(out, cu, drafts, q, p, bonus, recovered, torch.zeros_like(uniform), *rest)
@@ -21,7 +23,7 @@ def accept_all(original: Any) -> Any:
     return broken
 
 
-@faults.at(SAMPLER + "_rejection_random_sample", JOINT, "one draft more is accepted than the rule admits")
+@faults.at(KERNELS + "_rejection_random_sample_kernel_impl", FIRST, "one draft more is accepted than the rule admits")
 def accept_one_more(original: Any) -> Any:
     def broken(out: Any, cu: Any, drafts: Any, q: Any, p: Any, bonus: Any, recovered: Any, uniform: Any, *rest: Any):
         right = out.clone()
@@ -36,7 +38,11 @@ def accept_one_more(original: Any) -> Any:
     return broken
 
 
-@faults.at(SAMPLER + "_sample_recovered_tokens", JOINT, "a rejected draft is replaced from p, not from max(0, p - q)")
+@faults.at(
+    KERNELS + "_sample_recovered_tokens_kernel_impl",
+    FIRST,
+    "a rejected draft is replaced from p, not from max(0, p - q)",
+)
 def recover_from_target(original: Any) -> Any:
     def broken(out: Any, cu: Any, drafts: Any, q: Any, *rest: Any) -> None:
         original(out, cu, drafts, torch.zeros_like(q), *rest)
@@ -44,7 +50,7 @@ def recover_from_target(original: Any) -> Any:
     return broken
 
 
-@faults.at(PROPOSER + "TwinProposer.take_last_draft_probs", JOINT, "drafts are judged by the distributions of a step ago")
+@faults.at(TAKEN, JOINT, "drafts are judged by the distributions of a step ago")
 def stale_probabilities(original: Any) -> Any:
     last: list[Any] = []
 
@@ -58,7 +64,7 @@ def stale_probabilities(original: Any) -> Any:
     return broken
 
 
-@faults.at(PROPOSER + "TwinProposer.take_last_draft_probs", JOINT, "drafts are judged by another request's distributions")
+@faults.at(TAKEN, JOINT, "drafts are judged by another request's distributions")
 def probabilities_of_another_request(original: Any) -> Any:
     def broken(proposer: Any) -> Any:
         now = original(proposer)
@@ -67,7 +73,7 @@ def probabilities_of_another_request(original: Any) -> Any:
     return broken
 
 
-@faults.at(SAMPLER + "rejection_sample", GREEDY, "the bonus token is that of the row above")
+@faults.at(SAMPLER + "rejection_sample", LAST, "the bonus token is that of the row above")
 def bonus_of_another_row(original: Any) -> Any:
     def broken(*arguments: Any, **named: Any) -> Any:
         before, bonus, rest = arguments[:6], arguments[6], arguments[7:]
@@ -90,7 +96,7 @@ def one_random_number_for_all(original: Any) -> Any:
     return broken
 
 
-@faults.at(PROPOSER + "draw", JOINT, "the likeliest token is drafted, but said to be drawn from the distribution")
+@faults.at(PROPOSER + "draw", FIRST, "the likeliest token is drafted, but said to be drawn from the distribution")
 def draft_greedily(original: Any) -> Any:
     return lambda probabilities, generators: probabilities.argmax(dim=-1)
 

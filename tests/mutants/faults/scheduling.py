@@ -33,7 +33,11 @@ class _Executor:
         return self._all_ranks.collective_rpc(*arguments, **named)[:1]
 
 
-@faults.at(SCHEDULER + "may_draft", "tests/engine/test_refit.py::test_stale_drafter_never_drafts_and_requantizing_heals_it", "γ is above 0 although a worker's drafter is behind")
+@faults.at(
+    SCHEDULER + "may_draft",
+    "tests/engine/test_refit.py::test_stale_drafter_never_drafts_and_requantizing_heals_it",
+    "γ is above 0 although a worker's drafter is behind",
+)
 def drafts_although_behind(original: Any) -> Any:
     return lambda scheduler: True
 
@@ -57,7 +61,8 @@ def accepted_counted_as_drafted(original: Any) -> Any:
 def bonus_counted_as_accepted(original: Any) -> Any:
     def broken(*arguments: Any) -> Any:
         step = original(*arguments)
-        return replace(step, accepted=[min(kept + 1, drafted) for kept, drafted in zip(step.accepted, step.drafted)])
+        pairs = zip(step.accepted, step.drafted, strict=True)
+        return replace(step, accepted=[min(kept + 1, drafted) for kept, drafted in pairs])
 
     return broken
 
