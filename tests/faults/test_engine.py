@@ -35,8 +35,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Matrices of 6 MB each, which malloc asks the system for."""
-    return save_tiny_model(tmp_path_factory.mktemp("big"), hidden=1024, layers=2)
+    """A matrix of 64 MB: more than malloc ever keeps for later."""
+    return save_tiny_model(tmp_path_factory.mktemp("big"), hidden=2048, layers=1)
 
 
 @pytest.fixture(scope="module")
