@@ -9,7 +9,8 @@ CLUSTER := .venv-cluster/.setup-done
 TRITON_0_25 := .venv-vllm-0.25/triton
 # A process each: engines of one process share vLLM's cached environment and each other's memory.
 ENGINE_TESTS := $(sort $(wildcard tests/engine/test_*.py))
-FAULT_TESTS := $(sort $(wildcard tests/faults/test_*.py))
+# Killed processes belong to the full tier: engines of three processes each start slowly.
+FAULT_TESTS := $(filter-out %/test_processes.py,$(sort $(wildcard tests/faults/test_*.py)))
 LOSSLESS_TESTS := $(sort $(wildcard tests/lossless/test_*.py))
 # What runs on GPUs alone, in Triton's interpreter.
 INTERPRETED_TESTS := tests/gpu/test_fused.py $(sort $(wildcard tests/v2/test_*.py))

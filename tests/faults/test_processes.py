@@ -16,7 +16,7 @@ from tests.faults.separate import BATCH, TOKENS
 from tests.models import save_tiny_model
 from tests.proof import Proof
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.full]
 ROOT = Path(__file__).parents[2]
 DEAD = "EngineDeadError"
 EXPECTED = "vLLM's EngineDeadError, no hang; a new engine on the same weights is fresh"
@@ -39,15 +39,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def seen(models: list[Path], proof: Proof) -> dict[str, dict[str, Any]]:
+def seen(models: list[Path]) -> dict[str, dict[str, Any]]:
     """What a caller saw of each fault, see `separate`."""
     environment = os.environ | {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
         "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": str(STEP_TIMEOUT),
         "PYTHONPATH": str(ROOT),
     }
-    faults = list(FAULTS) if proof.full else ["kill core"]
-    command = [sys.executable, "-m", "tests.faults.separate", *map(str, models), *faults]
+    command = [sys.executable, "-m", "tests.faults.separate", *map(str, models), *FAULTS]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=450)
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"fault"')]
@@ -60,10 +59,7 @@ def expected(models: list[Path]) -> list[list[int]]:
     return generate(start(models[0]), BATCH, TOKENS)
 
 
-@pytest.mark.parametrize(
-    "fault",
-    ["kill core", *(pytest.param(f, marks=pytest.mark.full) for f in FAULTS if f not in ("kill core", "answers late"))],
-)
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "answers late"])
 def test_the_caller_is_told_and_a_new_engine_is_fresh(
     fault: str, seen: dict[str, Any], models: list[Path], expected: Any, proof: Proof
 ) -> None:
@@ -78,7 +74,6 @@ def test_the_caller_is_told_and_a_new_engine_is_fresh(
     )  # fmt: skip
 
 
-@pytest.mark.full
 def test_late_answers_delay_and_nothing_else(seen: dict[str, Any], expected: Any, proof: Proof) -> None:
     one = seen["answers late"]
     right = one["tokens"] == expected
