@@ -44,8 +44,7 @@ class Bench:
         return self._engines[drafter]
 
     def start(self, drafter: str, **vllm: Any) -> LLM:
-        """A new engine. Its steps have room for all requests: one that has to wait loses the distributions of its
-        drafts, and vLLM then verifies the whole batch by the rule for drafters without any, which accepts less."""
+        """A new engine, whose steps have room for all drafts."""
         few: dict[str, Any] = {
             "max_num_seqs": PER_BATCH,
             "max_num_batched_tokens": PER_BATCH * (MAX + 1),
