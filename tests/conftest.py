@@ -35,7 +35,9 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def proof(pytestconfig: pytest.Config) -> Proof:
     """Where a test notes what it proves."""
-    return pytestconfig.pluginmanager.get_plugin("proof")
+    plugin = pytestconfig.pluginmanager.get_plugin("proof")
+    assert isinstance(plugin, Proof)
+    return plugin
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -82,7 +82,7 @@ def test_steps_take_all_the_time_between_the_first_and_the_last_but_that_of_ques
     llm.collective_rpc("efficientrollout_timeline")
     sampling = SamplingParams(max_tokens=60, ignore_eos=True, detokenize=False)
     for i, prompt in enumerate(prompts(2, VOCABULARY)):
-        llm.llm_engine.add_request(f"request-{i}", prompt, sampling)
+        llm.llm_engine.add_request(f"request-{i}", prompt, sampling)  # type: ignore[arg-type]
     for step in range(8):
         llm.llm_engine.step()
         time.sleep(0.05)  # a host that is slow with the tokens

@@ -10,7 +10,7 @@ import pytest
 from examples.grpo_math.problems import Problem, write_problems
 from examples.grpo_math.record import Record
 from nemo_rl_efficientrollout.compare import compare, read_run
-from nemo_rl_efficientrollout.compare.html import write_page
+from nemo_rl_efficientrollout.compare.html import write_comparison
 from nemo_rl_efficientrollout.errors import UserError
 from nemo_rl_efficientrollout.files import append_whole
 from nemo_rl_efficientrollout.gate.calibration import Provenance, from_fit, load, save
@@ -52,7 +52,7 @@ def writers(record: Record, calibration: Any) -> dict[str, Callable[[Path], Any]
     return {
         "report.html": lambda path: write_report(record.report(), path),
         "calibration": lambda path: save(calibration, path),
-        "compare page": lambda path: write_page(compare(run, run, 1), path),
+        "compare page": lambda path: write_comparison(compare(run, run, 1), path),
         "problems.jsonl": lambda path: write_problems(path, problems),
     }
 

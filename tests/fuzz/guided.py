@@ -15,7 +15,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["nemo_rl_efficientrollout"]):
+with atheris.instrument_imports(include=["nemo_rl_efficientrollout"]):  # pyright: ignore[reportAttributeAccessIssue]
     from nemo_rl_efficientrollout import read_settings
     from nemo_rl_efficientrollout.compare import read_run
     from nemo_rl_efficientrollout.config import parse_overrides

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from nemo_rl_efficientrollout.compare import compare, read_run, wandb_offline
-from nemo_rl_efficientrollout.compare.html import write_page
+from nemo_rl_efficientrollout.compare.html import write_comparison
 from nemo_rl_efficientrollout.compare.run import Run
 from nemo_rl_efficientrollout.compare.table import show
 from nemo_rl_efficientrollout.compare.to_json import to_json
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def hold_against(a: Run, b: Run, out: Path) -> None:
     """Everything that the command does with two runs."""
     found = compare(a, b, 0)
-    write_page(found, out)
+    write_comparison(found, out)
     json.dumps(to_json(found), allow_nan=False, default=str)
     show(found, Console(file=io.StringIO(), width=120))
 
