@@ -36,7 +36,125 @@ def yes(rows: Rows, cell: str) -> str:
     return f"{sum(row[cell] is True for row in rows)} of {len(rows)}"
 
 
-SECTIONS: tuple[Section, ...] = ()
+SECTIONS = (
+    Section(
+        "greedy",
+        "Greedy output",
+        "Token ids, finish reasons and texts in float32 with drafts, against plain decoding by stock vLLM. A row's"
+        " requests count once for every γ of it.",
+        "make proof",
+        lambda rows: (
+            f"{len(rows)} configurations, {total(rows, 'tokens'):,} tokens, {total(rows, 'differences')} differences"
+        ),
+    ),
+    Section(
+        "lifecycles",
+        "Lifecycles",
+        "The same while requests and weights come and go; `happened` counts what is being tested.",
+        "make proof",
+        lambda rows: (
+            f"{len(rows)} runs, {total(rows, 'tokens'):,} tokens, {total(rows, 'differences')} requests differ"
+        ),
+    ),
+    Section(
+        "sampling",
+        "Sampled output",
+        "Joint counts of whole answers against their exact probabilities, computed by transformers. p is of a"
+        " chi-square test at level 1e-5; KL (nats) must lie within the band of exact sampling; the smallest bias is the"
+        " total variation that the test would catch with probability 0.99.",
+        "make proof",
+        lambda rows: f"{len(rows)} comparisons, smallest p {min(row['p'] for row in rows):.2g}",
+    ),
+    Section(
+        "logprobs",
+        "Returned log-probabilities",
+        "Those that requests get back, against a separate forward pass of the policy in float32, in nats.",
+        "make proof",
+        lambda rows: (
+            f"{total(rows, 'tokens'):,} tokens, largest difference {max(row['largest difference'] for row in rows):.2g}"
+        ),
+    ),
+    Section(
+        "KV isolation",
+        "KV isolation",
+        "Block tables are filled behind their ends with blocks of other running requests before every step; every slot"
+        " and every block that a pass of policy or drafter writes is looked at.",
+        "make proof",
+        lambda rows: (
+            f"{total(rows, 'poisoned_entries'):,} poisoned entries, {total(rows, 'foreign_writes')} foreign writes,"
+            f" {total(rows, 'differences')} differences"
+        ),
+    ),
+    Section(
+        "refused by vLLM",
+        "Refused by vLLM",
+        "Sampling parameters that vLLM takes with no speculation at all.",
+        "make proof",
+        lambda rows: ", ".join(row["parameter"] for row in rows),
+    ),
+    Section(
+        "mutants",
+        "Mutants",
+        "The code is broken on purpose, one fault a process, and the named test must turn red by an assertion of its"
+        " own, having passed without the fault.",
+        "make mutants",
+        lambda rows: f"{yes(rows, 'killed')} killed",
+    ),
+    Section(
+        "faults",
+        "Faults",
+        "Injected for real. `outcome` is what was seen.",
+        "make reliability",
+        lambda rows: f"{yes(rows, 'survived')} survived",
+    ),
+    Section(
+        "soak",
+        "Soak",
+        "Refit and rollout again and again on a tiny model, sleeping now and then. Slopes are per 1,000 cycles after"
+        " the warm-up (Theil and Sen, 95 % interval).",
+        "make reliability",
+        lambda rows: f"{max(row['cycles'] for row in rows):,} cycles, {len(rows)} resources within their bounds",
+    ),
+    Section(
+        "acceptance",
+        "Acceptance during the soak",
+        "In blocks of cycles.",
+        "make reliability",
+        lambda rows: f"{min(row['rate'] for row in rows):.3f} to {max(row['rate'] for row in rows):.3f}",
+    ),
+    Section(
+        "leaks",
+        "Leaks that the soak must see",
+        "Kept on purpose: the upper end of the slope's interval, which must lie below the bound where nothing leaks.",
+        "make reliability",
+        lambda rows: f"{sum(row['high'] > row['bound'] for row in rows)} of {len(rows)} seen",
+    ),
+    Section(
+        "fuzz",
+        "Fuzzing",
+        "What users can give, made by hypothesis from valid documents and from nothing. Only the package's own one-line"
+        " errors may come out, and nothing may be written outside the run's folder.",
+        "make reliability",
+        lambda rows: (
+            f"{total(rows, 'inputs'):,} inputs, {total(rows, 'tracebacks')} tracebacks,"
+            f" {total(rows, 'writes outside')} writes outside"
+        ),
+    ),
+    Section(
+        "alarms",
+        "Alarms",
+        "Each with a real cause; steps of training until it rings.",
+        "make reliability",
+        lambda rows: f"{len({row['alarm'] for row in rows})} alarms, each seen in engine and job",
+    ),
+    Section(
+        "licences",
+        "Licences",
+        "Of all distributions in requirements/cpu.lock.",
+        "make reliability",
+        lambda rows: f"{total(rows, 'distributions')} distributions",
+    ),
+)
 
 
 class Record(NamedTuple):

@@ -20,6 +20,7 @@ from vllm.forward_context import get_forward_context
 from nemo_rl_efficientrollout.engine import proposer_v1
 from tests.engines import core_of, drafted_and_accepted, generate, prompts, runner_of, set_gate, start, stats
 from tests.models import VOCABULARY, save_tiny_model
+from tests.proof import Proof
 
 pytestmark = pytest.mark.engine
 MAX, BLOCK, BLOCKS = 8, 32, 61
@@ -141,7 +142,7 @@ def watching(llm: LLM) -> Iterator[Watch]:
 @pytest.mark.parametrize("draft_length", range(1, MAX + 1))
 @pytest.mark.parametrize("format_name", ["bf16", "int8"])
 def test_no_foreign_block_is_written(
-    engine: Callable[[str], LLM], plain_tokens: list[list[int]], format_name: str, draft_length: int
+    engine: Callable[[str], LLM], plain_tokens: list[list[int]], format_name: str, draft_length: int, proof: Proof
 ) -> None:
     llm = engine(format_name)
     set_gate(llm, mode="fixed", draft_length=draft_length)
@@ -150,6 +151,16 @@ def test_no_foreign_block_is_written(
     with watching(llm) as watch:
         tokens = generate(llm, BATCH, NEW_TOKENS)
     drafted, accepted = drafted_and_accepted(llm, before)
+    proof.row(
+        "KV isolation",
+        format=format_name,
+        γ=draft_length,
+        poisoned_entries=watch.poisoned,
+        drafted=drafted,
+        tokens=sum(map(len, plain_tokens)),
+        differences=sum(own != plain for own, plain in zip(tokens, plain_tokens, strict=True)),
+        foreign_writes=len(watch.foreign),
+    )
     assert watch.foreign == []
     assert tokens == plain_tokens
     assert drafted > 0.8 * sum(map(len, plain_tokens)) * draft_length / (draft_length + 1)

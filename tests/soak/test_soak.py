@@ -129,5 +129,5 @@ def test_a_leak_is_found(rollouts: Rollouts, tier: Tier, proof: Proof, leak: Lea
     found = growths(*soak(rollouts, max(30, tier.cycles // 5), lambda: kept.append(leak.make())))
     for name in sorted(expected):
         bound = PER * getattr(tier.let_pass, name) / tier.cycles
-        proof.row("leaks", kept_in_every_cycle=leak.said, resource=name, low=found[name].low, bound=bound)
+        proof.row("leaks", kept_in_every_cycle=leak.said, resource=name, high=found[name].high, bound=bound)
     assert expected <= set(beyond(found, tier.cycles, tier.let_pass))
