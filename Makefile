@@ -24,7 +24,7 @@ TESTS := tests/unit tests/fuzz tests/mutants tests/browser tests/job tests/gpu_b
 	$(ENGINE_TESTS) tests/soak tests/megatron $(LOSSLESS_TESTS) $(FAULT_TESTS) $(INTERPRETED_TESTS)
 JOBS ?= 2
 
-.PHONY: setup audit demo test test-vllm-0.25 test-nemo-rl nemo-rl-source wheel cluster-environment test-slurm test-image browser proof mutants reliability lint bench clean
+.PHONY: setup audit demo test test-vllm-0.25 test-nemo-rl nemo-rl-source wheel cluster-environment test-slurm test-image browser chromium proof mutants reliability lint bench clean
 
 setup: $(SETUP)
 
@@ -109,14 +109,13 @@ test-image: setup cluster-environment
 	$(call debian,buildah,buildah debootstrap crun)
 	$(BIN)/python -m pytest tests/docker
 
-# Every HTML page in headless Chromium, as root for the installation; screenshots go to build/screenshots.
-browser: setup
-	$(call debian,chromedriver,chromium chromium-driver fonts-dejavu-core)
+# Every HTML page in headless Chromium; screenshots go to build/screenshots.
+browser: setup chromium
 	$(BIN)/python -m pytest tests/browser
-# record/TEST runs the full tier of a test file or folder and keeps its tables, from which docs/reliability.md is made.
-RECORDED := tests/mutants $(LOSSLESS_TESTS) $(FAULT_TESTS) tests/soak tests/fuzz tests/engine/test_alarms.py \
-	tests/job/test_alarms.py tests/unit/test_licences.py
-RECORD = $(MAKE) --no-print-directory --keep-going --output-sync --jobs $(JOBS) WITH=$(BIN)/python
+
+# Debian's, as root.
+chromium:
+	$(call debian,chromedriver,chromium chromium-driver fonts-dejavu-core)
 
 record/%:
 	$(WITH) -m pytest $* --proof docs/reliability/$(subst /,-,$(subst test_,,$(basename $(patsubst tests/%,%,$*)))).json

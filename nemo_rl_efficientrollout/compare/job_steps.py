@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..alarm import ROOM
 from ..errors import UserError
 from ..files import parse_json, read_json, read_text
 from .run import Run, collect, flat
@@ -55,5 +56,7 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
 
 def _metrics(row: dict[str, Any]) -> dict[str, Any]:
     metrics = {name: row.get(field) for field, name in FIELDS.items()}
-    lengths = row.get("response_tokens")
+    lengths, engine = row.get("response_tokens"), row.get("metrics")
+    if isinstance(engine, dict):
+        metrics = {f"train/{name}": value for name, value in engine.items() if name.startswith(ROOM)} | metrics
     return metrics | {name: lengths.get(key) for key, name in LENGTHS.items() if isinstance(lengths, dict)}

@@ -201,7 +201,9 @@ def test_both_recorders_of_one_run_are_one_run_and_others_are_two(recorded: Path
 def step(number: int) -> Step:
     measured: dict[str, Any] = {field: 10.0 * place + number for place, field in enumerate(Step.__dataclass_fields__)}
     lengths = {"mean": 30.0, "median": 20.0, "max": 90}
-    return Step(**measured | {"step": number, "response_tokens": lengths, "acceptance_rate": None, "timeline": {}})
+    given = {"step": number, "response_tokens": lengths, "acceptance_rate": None, "timeline": {}}
+    given |= {"metrics": {"efficientrollout/measured_over_predicted": 1.1, "refit/requantize_s": 0.5}}
+    return Step(**measured | given)
 
 
 @pytest.fixture

@@ -36,7 +36,8 @@ def no_requantization(original: Any) -> Any:
 )
 def old_scales_stay(original: Any) -> Any:
     def broken(linear: Any, kernel: Any, packed: Any) -> None:
-        kept = {name: value.clone() for name, value in vars(linear._weights).items() if "scale" in name}
+        tensors = {name: value for name, value in vars(linear._weights).items() if isinstance(value, torch.Tensor)}
+        kept = {name: value.clone() for name, value in tensors.items() if "scale" in name}
         original(linear, kernel, packed)
         for name, value in kept.items():
             getattr(linear._weights, name).copy_(value)
