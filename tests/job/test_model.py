@@ -38,7 +38,7 @@ def test_missing_directory() -> None:
 @pytest.mark.parametrize(
     ("file", "named"),
     [
-        ("config.json", "config.json' is missing"),
+        ("config.json", "cannot read .*config.json: No such file"),
         ("model.safetensors", "no weights"),
         ("tokenizer.json", "no tokenizer"),
     ],

@@ -76,7 +76,7 @@ def beyond_max_model_len(original: Any) -> Any:
 
 @faults.at(
     RUNNER + "_input_fits_in_drafter",
-    "tests/lossless/test_greedy.py::test_up_to_max_model_len",
+    "tests/lossless/test_lifecycle.py::test_up_to_max_model_len[int8]",
     "one request near max_model_len keeps the whole batch from drafting",
 )
 def one_long_request_stops_all(original: Any) -> Any:

@@ -10,7 +10,7 @@ faults = Faults()
 SAMPLER, KERNELS = "vllm.v1.sample.rejection_sampler:", "vllm.utils.cpu_triton_utils:"
 PROPOSER = "nemo_rl_efficientrollout.engine.proposer_v1:"
 TAKEN = PROPOSER + "TwinProposer.take_last_draft_probs"
-JOINT = "tests/lossless/test_sampling.py::test_joint_distribution_is_the_policys[3-noisy]"
+JOINT = "tests/lossless/test_sampling.py::test_drafters_and_draft_lengths[often wrong-5]"
 RULE = "tests/lossless/test_rejection_rule.py::test_every_token_follows_the_one_before_as_the_target_says"
 FIRST, LAST = f"{RULE}[1]", f"{RULE}[3]"
 
