@@ -99,13 +99,13 @@ def tokens_of(bench: Bench, llm: LLM, asked: list[dict[str, Any]]) -> list["Coun
         pytest.param(
             "chunked prefill", 150, {"max_num_batched_tokens": 64, "max_num_seqs": 32}, marks=pytest.mark.full
         ),
-        ("too little memory", 123, {"num_gpu_blocks_override": 40, "max_num_seqs": 32}),
+        ("too little memory", 116, {"num_gpu_blocks_override": 40, "max_num_seqs": 32}),
     ],
 )
 def test_other_engine_settings(
     tmp_path_factory: pytest.TempPathFactory, name: str, prompt: int, vllm: dict[str, Any], proof: Proof
 ) -> None:
-    """Seven tokens of two; requests of 123 tokens cross into another block of the KV cache while they draft."""
+    """Seven tokens of two; requests of 116 tokens need a second block of the KV cache while they draft."""
     bench = Bench(tmp_path_factory.mktemp("model"), 2, [i % 7 % 2 for i in range(prompt)], 7)
     llm = bench.start(WRONG, max_model_len=400, **vllm)
     set_gate(llm, **gate("random"))
