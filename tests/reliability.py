@@ -204,6 +204,8 @@ def _where(sources: Sequence[Record]) -> str:
         about, day = record.content["machine"], record.content["date"][:10]
         versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
         runs[f"{day}; {about['cpu']}, {about['cores']} cores, {about['memory_gib']} GiB; {versions}."] = None
+        if note := record.content.get("note"):
+            runs[note] = None
     return "\n".join(runs)
 
 
