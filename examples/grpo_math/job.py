@@ -93,8 +93,10 @@ def run(options: Options, problems: list[Problem], progress: Progress) -> dict[s
                     record.rollout_ratio = compare(engine, repeated)
         finished = True
     finally:
-        board.log(wandb_log.report_figures(record.report()))
-        board.finish(exit_code=0 if finished else 1)
+        try:
+            board.log(wandb_log.report_figures(record.report()))
+        finally:
+            board.finish(exit_code=0 if finished else 1)
     return record.report()
 
 

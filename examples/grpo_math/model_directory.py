@@ -1,5 +1,6 @@
 """Is a directory a model that this job can train and serve? Answered before anything heavy is imported."""
 
+import os
 from pathlib import Path
 
 from nemo_rl_efficientrollout.errors import UserError, shown
@@ -15,7 +16,7 @@ def check_model_directory(path: Path) -> None:
     Raises:
         UserError: what is missing, and where.
     """
-    if not path.is_dir():
+    if not os.path.isdir(path):  # a name that no file system takes is no folder either
         raise UserError(f"model directory '{path}' does not exist: give a directory with --model")
     config = read_json(path / "config.json", "--model takes a Hugging Face model directory")
     model_type = config.get("model_type")

@@ -40,7 +40,7 @@ def responses(run: Run) -> float | None:
         # Dynamic sampling may draw larger batches, and several in one step.
         factors: list[Any] = [run.config.get(key) for key in (prompts, group)]
         factors.append(run.config.get("grpo.batch_multiplier") or 1)
-        if all(isinstance(value, int | float) and 0 < value <= MOST_RESPONSES for value in factors):
+        if all(isinstance(value, int | float) and 1 <= value <= MOST_RESPONSES for value in factors):
             return float(prod(factors))
     return None
 

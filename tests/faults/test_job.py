@@ -224,7 +224,8 @@ def test_the_disk_of_wandb_fills_up(tmp_path: Path, proof: Proof) -> None:
     note(
         proof, "disk of W&B's offline run full", "GRPO job", "the job goes on, or a clear error",
         f"exit code {seen.code}; {steps} of 6 steps; {seen.line or 'no error'}; {files}",
-        seen.code == 0 and steps == 6 and files == WHOLE and seen.has_page(),
+        steps == 6 and files == WHOLE and seen.has_page() and "Traceback" not in seen.err
+        and (seen.code == 0 or (seen.code == 2 and "No space left on device" in seen.line)),
     )  # fmt: skip
 
 
