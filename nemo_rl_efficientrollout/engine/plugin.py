@@ -35,10 +35,11 @@ def register() -> None:
     from vllm.v1.worker.worker_base import WorkerBase
 
     from . import metrics, rpc, self_test, workers
-    from .compat import runner_choice, stop_strings
+    from .compat import dead_engine, runner_choice, stop_strings
 
     runner_choice.install()
     stop_strings.install()
+    dead_engine.install()
     metrics.install()
     for method in rpc.WORKER_METHODS:
         setattr(WorkerBase, method.__name__, method)

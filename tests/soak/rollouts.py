@@ -84,5 +84,8 @@ class Rollouts:
     def held(self) -> Held:
         """By this process."""
         scheduler = core_of(self.llm).scheduler
+        if scheduler._auto is not None:  # 256 entries each at most, and a soak is too short to fill them
+            scheduler._auto.trace.clear()
+            scheduler._auto._cycles.clear()
         own = [scheduler.gate, scheduler._auto, scheduler.ledger, scheduler.evidence, worker_state(self.llm)]
         return held(own)
