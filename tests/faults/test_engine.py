@@ -276,7 +276,7 @@ def test_probes_that_find_no_memory_leave_a_guess(
 
 CALIBRATIONS = {
     "truncated": (b'{"schema": "efficientrollout.calibration", "ver', "not valid JSON"),
-    "binary": (bytes(range(256)), "not valid JSON"),
+    "binary": (bytes(range(256)), "not text in UTF-8"),
     "version of the future": (b'{"schema": "efficientrollout.calibration", "version": 2}', "version 2"),
     "vanished": (None, "cannot read"),
 }
