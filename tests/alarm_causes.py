@@ -1,6 +1,7 @@
 """What alarms are for, done to a live engine; `patch.undo()` mends it, and a drafter heals at the next refit."""
 
 import time
+from functools import reduce
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from vllm import LLM
 
-from nemo_rl_efficientrollout.gate import AutoGate, Load
+from nemo_rl_efficientrollout.gate import AutoGate
 from tests.engines import core_of, runner_of, worker_state
 
 
@@ -30,11 +31,16 @@ def freeze_the_drafter(llm: LLM, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(state._requantizer, "finish", list)
 
 
-def freeze_the_gate_at_its_worst(llm: LLM, patch: pytest.MonkeyPatch) -> None:
-    """From now on it says the draft length that it believes the worst for one request."""
+def slow_down_drafts(llm: LLM, patch: pytest.MonkeyPatch) -> None:
+    """They take ten times as long."""
+    slow_down(llm, patch, "drafter.propose", 10.0)
+
+
+def freeze_the_gate_at_its_longest(llm: LLM, patch: pytest.MonkeyPatch) -> None:
+    """From now on it says the longest draft length, whatever it knows of its cost."""
     gate = gate_of(llm)
-    worst = gate.actions[int(gate.speeds(Load(1, 64.0)).argmin())].draft_length
-    patch.setattr(gate, "choose", lambda load: worst)
+    longest = max(action.draft_length for action in gate.actions)
+    patch.setattr(gate, "choose", lambda load: longest)
 
 
 def stop_learning_costs(llm: LLM, patch: pytest.MonkeyPatch) -> None:
@@ -42,18 +48,19 @@ def stop_learning_costs(llm: LLM, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(gate_of(llm).tracker, "observe", lambda *_: None)
 
 
-def slow_down(llm: LLM, patch: pytest.MonkeyPatch, factor: float = 4.0) -> None:
-    """The machine is another one."""
-    runner = runner_of(llm)
-    execute = runner.execute_model
+def slow_down(llm: LLM, patch: pytest.MonkeyPatch, what: str = "execute_model", factor: float = 4.0) -> None:
+    """The machine is another one: for all that the runner does, or for one part of it, dotted."""
+    *path, name = what.split(".")
+    owner = reduce(getattr, path, runner_of(llm))
+    original = getattr(owner, name)
 
     def late(*args: Any, **kwargs: Any) -> Any:
         started = time.perf_counter()
-        answer = execute(*args, **kwargs)
+        answer = original(*args, **kwargs)
         time.sleep((factor - 1.0) * (time.perf_counter() - started))
         return answer
 
-    patch.setattr(runner, "execute_model", late)
+    patch.setattr(owner, name, late)
 
 
 def gate_of(llm: LLM) -> AutoGate:

@@ -12,8 +12,9 @@ from examples.grpo_math.engine import Rollout, RolloutEngine
 from tests.alarm_causes import (
     forget_the_drafter,
     freeze_the_drafter,
-    freeze_the_gate_at_its_worst,
+    freeze_the_gate_at_its_longest,
     slow_down,
+    slow_down_drafts,
     stop_learning_costs,
 )
 
@@ -34,15 +35,17 @@ class Breaker:
         return rollout
 
     def before(self, engine: RolloutEngine) -> None:
-        """Drafts of the settings' fixed gate come first, then rollouts 9 and 10 teach the automatic gate."""
+        """Drafts of the settings' fixed gate come first, then rollouts 9 and 10 teach the automatic gate how slow they are."""
         if self.number == 5:
             freeze_the_drafter(engine.llm, self.patch)
         elif self.number == 9:
             engine.set_gate({"mode": "auto"})
+            slow_down_drafts(engine.llm, self.patch)
         elif self.number == 11:
-            freeze_the_gate_at_its_worst(engine.llm, self.patch)
+            freeze_the_gate_at_its_longest(engine.llm, self.patch)
+        elif self.number == 14:
             stop_learning_costs(engine.llm, self.patch)
-            slow_down(engine.llm, self.patch)
+            slow_down(engine.llm, self.patch, factor=40.0)  # drafts alone are most of a step by now
 
     def after(self, engine: RolloutEngine) -> None:
         """A refit follows."""

@@ -17,10 +17,10 @@ ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.starts
 CAUSES = {
     "behind": "refits that leave the drafter behind",
     "acceptance": "drafter frozen at noise, called fresh by every refit",
-    "gate_stuck": "gate frozen at its worst γ",
+    "gate_stuck": "gate frozen at its longest drafts, which it has learned to be slow",
     "cost_model": "steps slowed while costs are not learned",
 }
-BROKEN_SINCE = {"behind": 2, "acceptance": 5, "gate_stuck": 11, "cost_model": 11}
+BROKEN_SINCE = {"behind": 2, "acceptance": 5, "gate_stuck": 11, "cost_model": 14}
 """Rollouts, as `broken` has it."""
 
 
@@ -28,7 +28,7 @@ BROKEN_SINCE = {"behind": 2, "acceptance": 5, "gate_stuck": 11, "cost_model": 11
 def job(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder of a run in which one thing after the other breaks, and what the terminal showed."""
     runs = tmp_path_factory.mktemp("runs")
-    arguments = f"--name broken --steps 13 --prompts-per-step 2 --group 4 --warm-start-steps 20 --runs-dir {runs}"
+    arguments = f"--name broken --steps 16 --prompts-per-step 2 --group 4 --warm-start-steps 20 --runs-dir {runs}"
     settings = "--max-new-tokens 48 --temperature 0.3 --set gate.mode=fixed --set gate.draft_length=3"
     command = [sys.executable, "-m", "tests.job.broken", *arguments.split(), *settings.split()]
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=170)
@@ -66,12 +66,12 @@ def test_every_alarm_is_in_report_terminal_and_wandb(job: tuple[Path, str], proo
         assert all(said.values()), said
     rang = {alarm["name"]: alarm["step"] for alarm in alarms}
     assert len(alarms) == len(rang)
-    assert rang.pop("gate_stuck") in (12, 13)  # while it still learns, in rollout 10, a gate may be far from the best
-    assert rang == {"behind": 4, "acceptance": 7, "cost_model": 13}
+    assert rang.pop("gate_stuck") in (12, 13, 14)  # while it still learns, before and after, a gate may be off
+    assert rang == {"behind": 4, "acceptance": 7, "cost_model": 16}
 
 
 def test_what_rings_can_be_plotted(job: tuple[Path, str]) -> None:
     rows = [record["history"]["item"] for record in wandb_records(job[0]) if record["type"] == "history"]
     ringing = [float(row["train/efficientrollout/alarms"]) for row in rows]
     assert ringing[:11] == [0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0]
-    assert ringing[12] == 2
+    assert ringing[15] == 2

@@ -37,7 +37,7 @@ FULL = Tier(
 SHORT = Tier(
     60,
     Held(memory=16 << 20, blocks=2000, tensors=1, tensor_bytes=512, files=1, threads=1, graphs=1, entries=500),
-    0.1,
+    0.2,
 )
 """Of every test run. Caches of a bounded size still fill up."""
 READINGS, BLOCKS = 60, 20
