@@ -35,7 +35,7 @@ class Breaker:
         return rollout
 
     def before(self, engine: RolloutEngine) -> None:
-        """Drafts of the settings' fixed gate come first, then rollouts 9 and 10 teach the automatic gate how slow they are."""
+        """Drafts of the fixed gate come first, then rollouts 9 and 10 teach the automatic gate how slow they are."""
         if self.number == 5:
             freeze_the_drafter(engine.llm, self.patch)
         elif self.number == 9:
