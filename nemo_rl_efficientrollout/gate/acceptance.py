@@ -83,7 +83,8 @@ class Acceptance:
 
     def deviations(self, context: float = 0.0) -> Vector:
         """Standard deviation of τ(γ) for γ = 0…γ_max, to first order; shape [γ_max + 1]."""
-        rates, variance = self._posterior(bucket(context))
+        rates, evidence = self._posterior(bucket(context))
+        variance = rates * (1.0 - rates) / (evidence + 1.0)
         reach = np.cumprod(rates)
         # ∂τ(γ)/∂α_i = Σ_{i≤k≤γ} reach_k / α_i
         upto = np.concatenate([[0.0], np.cumsum(reach)])
@@ -91,12 +92,13 @@ class Acceptance:
         return np.sqrt(slope**2 @ variance)
 
     def _posterior(self, index: int) -> tuple[Vector, Vector]:
+        """Means of the Beta posteriors, and drafts that each rests on, the prior's included."""
         if index not in self._cache:
-            reached, accepted = _WEIGHTS[index] @ self._reached, _WEIGHTS[index] @ self._accepted
-            pooled = (accepted.sum() + PRIOR_DRAFTS * PRIOR_RATE) / (reached.sum() + PRIOR_DRAFTS)
+            near = _WEIGHTS[index]
+            reached, accepted = near.dot(self._reached), near.dot(self._accepted)  # half the time of @ on so few
+            pooled = (float(accepted.sum()) + PRIOR_DRAFTS * PRIOR_RATE) / (float(reached.sum()) + PRIOR_DRAFTS)
             evidence = reached + PRIOR_DRAFTS
-            rates = (accepted + PRIOR_DRAFTS * pooled) / evidence
-            self._cache[index] = rates, rates * (1.0 - rates) / (evidence + 1.0)
+            self._cache[index] = (accepted + PRIOR_DRAFTS * pooled) / evidence, evidence
         return self._cache[index]
 
     def _forget_cache(self) -> None:
