@@ -17,6 +17,8 @@ MOST_CREDIT = 64.0
 """Plain steps that the credit is worth at most: a step that hung for an hour earns no hour of probes."""
 HOPE, FEAR = 1.5, 0.25
 """Standard deviations of optimism with which probes are chosen, of pessimism with which they are paid for."""
+MOST_DOUBT = 10.0
+"""Standard deviations of a speed, relative, beyond which nothing is known either way."""
 LEAST_GAIN = 0.005
 """What hope must promise."""
 LEAST_LOSS = 0.05
@@ -65,6 +67,7 @@ class Probing:
             cycles: expected seconds of a cycle of each action; shape [actions].
         """
         self._credit = min(self._credit, MOST_CREDIT * float(cycles[0]))
+        doubts = np.minimum(doubts, MOST_DOUBT)
         hopes = merits * np.exp(HOPE * doubts) / merits[home]
         hopes[home] = 0.0
         hopeful = int(np.argmax(hopes))

@@ -12,7 +12,7 @@ from nemo_rl_efficientrollout.config import GateSettings
 from nemo_rl_efficientrollout.gate import AutoGate, FixedGate, Load, RandomGate, Step, make_gate
 from nemo_rl_efficientrollout.gate.policy import State
 from nemo_rl_efficientrollout.gate.prior import Prior
-from nemo_rl_efficientrollout.gate.probing import SHARE
+from nemo_rl_efficientrollout.gate.probing import SHARE, Probing
 from tests.simulated import Cost, SimulatedEngine
 
 MAX = 7
@@ -109,6 +109,19 @@ def test_probing_is_paid_from_a_share_of_decode_time() -> None:
     assert gate.probing.spent <= SHARE * world.seconds + memory_bound(load, 0)
     assert gate.probing.spent > 0.0
     assert world.seconds / (world.tokens / load.batch) <= 1.01 * memory_bound(load, 0)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("doubt", [1e3, np.inf])
+def test_what_is_doubted_without_bound_is_probed_at_its_price(doubt: float) -> None:
+    probing, cycles = Probing(), np.array([0.01, 0.02, 0.03])
+    look = (0, np.array([1.0, 0.5, 0.4]), np.array([0.0, doubt, doubt]), cycles)
+    assert probing.look(*look)[0] is None
+    probing.lend(0.05)
+    index, why = probing.look(*look)
+    assert index == 1
+    assert "nan" not in why
+    assert 0.0 < probing.spent <= cycles[1]
 
 
 def test_probes_get_rarer_while_nothing_changes() -> None:
