@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from unittest import mock
 
 HOURS = (3.0, -5.0, 1.0, -2.0, 4.0, -1.0)
-EVERY = 400
+EVERY = 200
 """Readings between two jumps."""
 
 

@@ -43,9 +43,8 @@ def predicted(llm: LLM) -> float:
     return float((gate._terms(Load(len(BATCH), 100.0)) @ gate.tracker.mean)[0])
 
 
-def times_of(llm: LLM) -> tuple[bool, float]:
+def times_of(llm: LLM, timeline: dict[str, list[float]]) -> tuple[bool, float]:
     """Whether no time of ledger, timeline and statistics is negative; and the longest step."""
-    timeline = llm.collective_rpc("efficientrollout_timeline")[0]
     ledger = core_of(llm).scheduler.ledger
     sums = (ledger.gated_seconds, ledger.promised_seconds, ledger.ideal_seconds, stats(llm)["requantize_seconds"])
     in_order = timeline["seconds"] == sorted(timeline["seconds"])
@@ -63,9 +62,9 @@ def test_clocks_that_jump_by_hours(llm: LLM, model: Path, expected: Any, proof: 
     with jumping_clocks() as jumps:
         core_of(llm).collective_rpc("efficientrollout_load_weights", args=(weights_of(model),))
         tokens = [generate(llm, BATCH, TOKENS) for _ in range(3)]
-    lengths = core_of(llm).scheduler.ledger._timeline
-    chosen = {row[2] for row in lengths} | {row[3] for row in lengths}
-    sound, longest = times_of(llm)
+    timeline = llm.collective_rpc("efficientrollout_timeline")[0]
+    chosen = {*timeline["draft_length"], *timeline["asked"]}
+    sound, longest = times_of(llm, timeline)
     generate(llm, BATCH, TOKENS)
     after = predicted(llm)
     right = all(t == expected for t in tokens)
@@ -100,7 +99,7 @@ def test_a_step_that_takes_a_thousand_times_as_long(
         patch.setattr(runner, "execute_model", execute_model)
         llm.collective_rpc("efficientrollout_timeline")
         tokens = generate(llm, BATCH, TOKENS)
-    sound, longest = times_of(llm)
+    sound, longest = times_of(llm, llm.collective_rpc("efficientrollout_timeline")[0])
     after, credit = predicted(llm), gate.probing._credit - spent
     right = "right" if tokens == expected else "wrong"
     note(
