@@ -3,6 +3,7 @@
 import gc
 import random
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ class Rollout:
     """Drafts accepted at each position."""
 
 
-class _Job:
+class _Job(ABC):
     """An engine and what it has to do in each round."""
 
     name: str
@@ -72,9 +73,9 @@ class _Job:
         del self.llm
         gc.collect()
 
+    @abstractmethod
     def _requests(self, index: int) -> tuple[list[list[int]], Any]:
         """Prompts, and sampling parameters of all or of each."""
-        raise NotImplementedError
 
 
 class DemoJob(_Job):

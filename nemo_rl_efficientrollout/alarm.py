@@ -103,7 +103,8 @@ def _behind(metrics: Mapping[str, float]) -> str:
 
 def _stuck(metrics: Mapping[str, float]) -> str:
     """What ran is compared with what would have been best, whoever is at fault: the draft length that was taken counts,
-    not the one that the gate says it chose. An engine that must not draft is not the gate's fault.
+    not the one that the gate says it chose. An engine that must not draft is not the gate's fault. What never runs is
+    not measured: if drafts become slow only after a gate froze on them, its model may blame the machine.
     """
     if metrics.get(f"{ROOM}engines_behind"):
         return ""

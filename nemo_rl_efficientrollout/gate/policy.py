@@ -246,7 +246,7 @@ class AutoGate:
         assert self.tracker is not None
         terms = self._terms(load)
         relative = terms / terms.dot(self.tracker.mean)[:, None]
-        relative -= relative[other].copy()
+        relative = relative - relative[other]
         cost = (relative.dot(self.tracker.covariance) * relative).sum(axis=1)
         record = self.acceptance[self._drafter]
         length = (record.deviations(load.context) / record.lengths(load.context))[self._draft_lengths]

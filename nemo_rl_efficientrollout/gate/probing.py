@@ -18,7 +18,7 @@ MOST_CREDIT = 64.0
 HOPE, FEAR = 1.5, 0.25
 """Standard deviations of optimism with which probes are chosen, of pessimism with which they are paid for."""
 MOST_DOUBT = 10.0
-"""Standard deviations of a speed, relative, beyond which nothing is known either way."""
+"""Relative standard deviation of a speed from which nothing is known of it either way."""
 LEAST_GAIN = 0.005
 """What hope must promise."""
 LEAST_LOSS = 0.05

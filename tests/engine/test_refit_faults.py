@@ -1,7 +1,6 @@
 """Every way by which weights come, and refits that go wrong: never a wrong token, never a stale draft in silence."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,73 +19,11 @@ from tests.engines import (
     worker_state,
 )
 from tests.models import VOCABULARY, save_tiny_model, weights_of
+from tests.nemo_rl_like import BUCKETS, Weights
 
 pytestmark = pytest.mark.engine
 BATCH = prompts(8, VOCABULARY)
 SETTINGS = {"drafter": {"format": "int8"}, "draft_length": {"max": 3}, "gate": {"mode": "fixed", "draft_length": 3}}
-Weights = dict[str, torch.Tensor]
-BUCKETS = 5
-
-
-def measured(method: Any) -> Any:
-    """NeMo-RL's decorator for its profiles, which does not hand the method's name on."""
-
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        return method(*args, **kwargs)
-
-    return wrapper
-
-
-class NemoRlLike:
-    """What NeMo-RL adds to vLLM's worker, cut down to how it touches weights: same names, same answers."""
-
-    model_runner: Any
-    checkpoint_engine: Any = None
-
-    @measured
-    def update_weights_via_ipc_zmq(self, weights: Weights, fail_after: int = BUCKETS) -> bool:
-        try:
-            for index in range(BUCKETS):
-                if index == fail_after:
-                    raise ConnectionError("the trainer went away")
-                self.model_runner.model.load_weights(list(weights.items())[index::BUCKETS])
-        except ConnectionError:
-            return False
-        return True
-
-    def update_weights_from_collective(self, weights: Weights) -> bool:
-        return self.update_weights_via_ipc_zmq(weights)
-
-    def nccl_reshard_refit(self, weights: Weights) -> bool:
-        return self._write_some_past_the_loader(weights)
-
-    def _write_some_past_the_loader(self, weights: Weights) -> bool:
-        live, direct = dict(self.model_runner.model.named_parameters()), ("down_proj", "o_proj")
-        with torch.no_grad():
-            for name, tensor in weights.items():
-                if any(part in name for part in direct):
-                    live[name].copy_(tensor)
-        misc = [(name, tensor) for name, tensor in weights.items() if not any(part in name for part in direct)]
-        self.model_runner.model.load_weights(misc)
-        return True
-
-    def update_weights_from_checkpoint_engine(self, weights: Weights) -> bool:
-        self.checkpoint_engine = SimpleNamespace(shard_expert_weights=True)
-        return self._write_some_past_the_loader(weights)
-
-    def prepare_sparse_delta_refit_info(self, weights: Weights) -> list[str]:
-        self.model_runner.model.load_weights(list(weights.items()))
-        return []
-
-    def update_weights_from_decoded_sparse_payload(self, name: str, tensor: torch.Tensor) -> dict[str, Any]:
-        with torch.no_grad():
-            if "norm" in name:  # loaders are handed NaN where nothing changed, and kept from writing it
-                self.model_runner.model.load_weights([(name, torch.full_like(tensor, torch.nan))])
-            dict(self.model_runner.model.named_parameters())[name].copy_(tensor)
-        return {}
-
-    def finish_sparse_delta_refit(self) -> dict[str, Any]:
-        return {}
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +40,7 @@ def expected(models: dict[int, Path]) -> list[list[int]]:
 @pytest.fixture
 def llm(models: dict[int, Path]) -> LLM:
     """An engine on the old weights."""
-    return start(models[0], SETTINGS, worker_extension_cls=f"{__name__}.NemoRlLike")
+    return start(models[0], SETTINGS, worker_extension_cls="tests.nemo_rl_like.NemoRlLike")
 
 
 def drafted(llm: LLM) -> tuple[list[list[int]], int]:
@@ -306,7 +243,7 @@ def test_a_refit_between_two_wakes_makes_the_drafter_once(llm: LLM, models: dict
 def test_sleep_in_the_middle_of_a_refit(models: dict[int, Path], expected: Any, buckets_before: int) -> None:
     """The drafter's memory is gone after sleep: simulated, as vLLM-CPU keeps it."""
     settings = {**SETTINGS, "drafter": {"format": "int8", "simulate": True}}
-    llm = start(models[0], settings, worker_extension_cls=f"{__name__}.NemoRlLike")
+    llm = start(models[0], settings, worker_extension_cls="tests.nemo_rl_like.NemoRlLike")
     core, state, weights = core_of(llm), worker_state(llm), list(weights_of(models[1]).items())
     state.begin_refit(whole=True)
     for index in range(BUCKETS):
