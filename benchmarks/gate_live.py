@@ -1,26 +1,31 @@
 """The live gate against the best fixed draft length, found by brute force on the same engine.
 
 The engine is calibrated first, by its own tool. Then one batch decodes, and every few steps another mode has its turn:
-γ pinned to each length, 0 included, and the gate; every second round runs backwards. What the machine does to one mode
-within a minute it does to all. Regret is the best fixed length's speed over the gate's, less one: the price of choosing
-without knowing.
+γ pinned to each length, 0 included, and the gate. A second batch has them in reverse, which makes a round: what the
+machine does to one mode within a minute it does to all, and all see the same contexts. Regret is the best fixed
+length's speed over the gate's, less one: the price of choosing without knowing.
 
 Tokens are counted by expectation: how many drafts of position i are accepted does not depend on who chose γ, so one
 acceptance by position is measured over all fixed modes and every step of γ counts as τ(γ) tokens per request. Seconds
-are as measured. A mode's speed is the median over its turns: one turn during which something else had the machine
-would outweigh all others in a mean.
+are as measured. A mode's speed is the median over rounds: one turn during which something else had the machine would
+outweigh all others in a mean.
+
+A second regret, of the choices alone, counts every step of the gate as long as the fixed modes' steps of its γ are at
+the median. It leaves out what choosing itself takes (`gate_decision` measures that) and most of what neighbours did.
 """
 
 import gc
 import random
 import sys
 import tempfile
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from .cpu_speedup import SHARPNESS
 from .drafting import WARM_UP, DraftingDecoder
@@ -39,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--sizes", type=whole_numbers(1), default=(1, 2, 4, 8, 16), help="B; default: 1,2,4,8,16")
     parser.add_argument("--draft-lengths", type=whole_numbers(1), default=(1, 2, 3, 5, 7), help="default: 1,2,3,5,7")
     parser.add_argument("--model-shape", choices=SHAPES, default="0.5b", help="default: 0.5b")
-    parser.add_argument("--rounds", type=at_least(2), default=16, help="default: 16")
+    parser.add_argument("--rounds", type=at_least(2), default=8, help="there and back; default: 8")
     parser.add_argument("--steps", type=at_least(4), default=16, help="of a mode before the next one; default: 16")
     parser.add_argument("--calibrate-seconds", type=float, default=60.0, help="0: probes only; default: 60")
     parser.add_argument(
@@ -57,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         "gate_live",
         f"the gate against the best fixed draft length, int8 drafter, T = 1, model shape {options.model_shape}",
         {name: getattr(options, name) for name in names},
-        ("B", "γ", "tokens/s", "over γ = 0", "95 % interval", "regret of the gate"),
+        ("B", "γ", "tokens/s", "over γ = 0", "95 % interval", "regret of the gate", "of its choices"),
     )
     with tempfile.TemporaryDirectory() as directory:
         with progress.phase("building model and engine"):
@@ -69,6 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
             record.write(options.json, options.markdown)  # a batch size takes ten minutes: what is done is kept
     record.notes += [
         "regret: speed of the best fixed γ over that of the gate, less one; 95 % intervals from drawing rounds",
+        "of its choices: the same, every step of the gate as long as fixed modes' steps of its γ are at the median",
         f"goals: regret at most {GOAL_REGRET:.0%}, and at least {GOAL_PLAIN} of plain decoding, at every B",
         "α comes from a random model: it says nothing about a trained one",
     ]
@@ -119,18 +125,26 @@ def _measure(engine: DraftingDecoder, size: int, options: Any, progress: Progres
     measured = Measured(size, [*options.draft_lengths])
     for index in range(-1, options.rounds):  # the first round warms up, and lets the gate see this batch size
         with progress.phase(f"B = {size}, round {index + 1} of {options.rounds}"):
-            engine.pin(0)
-            engine.start(size, longest=engine.room, seed=index)
-            for mode in measured.modes if index % 2 == 0 else reversed(measured.modes):
-                engine.leave_to_gate() if mode == AUTO else engine.pin(int(mode))
-                segment = _segment(engine, options.steps)
-                if index >= 0:
-                    measured.segments[mode].append(segment)
-            engine.stop()
+            there = _batch(engine, size, measured.modes, options.steps, seed=2 * index)
+            back = _batch(engine, size, measured.modes[::-1], options.steps, seed=2 * index + 1)
+        if index >= 0:
+            measured.rounds.append({mode: there[mode].and_also(back[mode]) for mode in measured.modes})
     return measured
 
 
-def _segment(engine: DraftingDecoder, steps: int) -> "Segment":
+def _batch(engine: DraftingDecoder, size: int, modes: list[str], steps: int, seed: int) -> dict[str, "Turn"]:
+    """One batch of requests that sees all modes in this order."""
+    engine.pin(0)
+    engine.start(size, longest=engine.room, seed=seed)
+    turns = {}
+    for mode in modes:
+        engine.leave_to_gate() if mode == AUTO else engine.pin(int(mode))
+        turns[mode] = _turn(engine, steps)
+    engine.stop()
+    return turns
+
+
+def _turn(engine: DraftingDecoder, steps: int) -> "Turn":
     for _ in range(WARM_UP):
         engine.step()
     gc.collect()
@@ -139,11 +153,11 @@ def _segment(engine: DraftingDecoder, steps: int) -> "Segment":
     seconds = sum(engine.step().seconds for _ in range(steps))
     after, timeline = engine.stats()["accepted_by_position"], engine.timeline()
     lengths = [int(length) for length in timeline["draft_length"]]
-    return Segment(seconds, lengths, [b - a for a, b in zip(before, after, strict=True)])
+    return Turn(seconds, lengths, [b - a for a, b in zip(before, after, strict=True)])
 
 
-class Segment(NamedTuple):
-    """Consecutive steps of one mode."""
+class Turn(NamedTuple):
+    """Steps of one mode in one round."""
 
     seconds: float
     lengths: list[int]
@@ -151,14 +165,18 @@ class Segment(NamedTuple):
     accepted: list[int]
     """Drafts accepted at each position."""
 
+    def and_also(self, other: "Turn") -> "Turn":
+        accepted = [a + b for a, b in zip(self.accepted, other.accepted, strict=True)]
+        return Turn(self.seconds + other.seconds, self.lengths + other.lengths, accepted)
+
 
 @dataclass
 class Measured:
-    """All segments of one batch size; `segments[mode][i]` belongs to round i."""
+    """All rounds of one batch size: what each mode did in each."""
 
     size: int
     draft_lengths: list[int]
-    segments: dict[str, list[Segment]] = field(default_factory=lambda: defaultdict(list))
+    rounds: list[dict[str, Turn]] = field(default_factory=list)
 
     @property
     def modes(self) -> list[str]:
@@ -168,61 +186,73 @@ class Measured:
         """τ by γ, from the drafts of all fixed modes: at position i, accepted over those accepted at i - 1."""
         reached, kept = [0] * max(self.draft_lengths), [0] * max(self.draft_lengths)
         for length in self.draft_lengths:
-            for segment in self.segments[str(length)]:
-                alive = self.size * sum(verified == length for verified in segment.lengths)
+            for turns in self.rounds:
+                turn = turns[str(length)]
+                alive = self.size * sum(verified == length for verified in turn.lengths)
                 for position in range(length):
                     reached[position] += alive
-                    kept[position] += segment.accepted[position]
-                    alive = segment.accepted[position]
+                    kept[position] += turn.accepted[position]
+                    alive = turn.accepted[position]
         lengths, chance = [1.0], 1.0
         for kept_here, reached_here in zip(kept, reached, strict=True):
             chance *= kept_here / max(reached_here, 1)
             lengths.append(lengths[-1] + chance)
         return lengths
 
-    def speed(self, mode: str, rounds: Sequence[int], lengths: Sequence[float]) -> float:
+    def speed(self, mode: str, rounds: Sequence[dict[str, Turn]], lengths: Sequence[float]) -> float:
         """Tokens per second, median over the given rounds."""
-        turns = [self.segments[mode][i] for i in rounds]
+        turns = [turns[mode] for turns in rounds]
         return median(self.size * sum(lengths[γ] for γ in turn.lengths) / turn.seconds for turn in turns)
 
-    def ratio(self, above: str, below: str) -> dict[str, float]:
-        """Speed of one mode over another's, with a 95 % interval by drawing whole rounds again."""
-        lengths, count = self.acceptance_lengths(), len(self.segments[above])
-        chance = random.Random(0)
+    def speed_of_choices(self, rounds: Sequence[dict[str, Turn]], lengths: Sequence[float]) -> float:
+        """Tokens per second of the gate's γ, were each of its steps as long as the fixed modes' at the median.
 
-        def one(rounds: Sequence[int]) -> float:
-            return self.speed(above, rounds, lengths) / self.speed(below, rounds, lengths)
+        A γ that no mode was fixed to is as long as its neighbours let expect: a cycle's time is nearly linear in γ.
+        """
+        fixed = [0, *self.draft_lengths]
+        seconds = [median(turns[str(γ)].seconds / len(turns[str(γ)].lengths) for turns in rounds) for γ in fixed]
+        chosen = [γ for turns in rounds for γ in turns[AUTO].lengths]
+        return self.size * sum(lengths[γ] for γ in chosen) / float(np.interp(chosen, fixed, seconds).sum())
 
-        draws = sorted(one(chance.choices(range(count), k=count)) for _ in range(DRAWS))
-        return {"value": one(range(count)), "low": draws[int(0.025 * DRAWS)], "high": draws[int(0.975 * DRAWS) - 1]}
+    def interval(self, figure: Callable[[Sequence[dict[str, Turn]], Sequence[float]], float]) -> dict[str, float]:
+        """A figure of rounds and τ by γ, with a 95 % interval by drawing whole rounds again."""
+        lengths, chance = self.acceptance_lengths(), random.Random(0)
+        drawn = (chance.choices(self.rounds, k=len(self.rounds)) for _ in range(DRAWS))
+        draws = sorted(figure(rounds, lengths) for rounds in drawn)
+        value = figure(self.rounds, lengths)
+        return {"value": value, "low": draws[int(0.025 * DRAWS)], "high": draws[int(0.975 * DRAWS) - 1]}
 
 
 def _report(record: Record, measured: Measured) -> None:
-    everything, lengths = range(len(measured.segments[AUTO])), measured.acceptance_lengths()
-    speeds = {mode: measured.speed(mode, everything, lengths) for mode in measured.modes}
+    lengths = measured.acceptance_lengths()
+    speeds = {mode: measured.speed(mode, measured.rounds, lengths) for mode in measured.modes}
     best = max((mode for mode in speeds if mode != AUTO), key=speeds.__getitem__)
-    against = measured.ratio(best, AUTO)
-    regret = {name: value - 1.0 for name, value in against.items()}
+    regret = measured.interval(lambda r, τ: measured.speed(best, r, τ) / measured.speed(AUTO, r, τ) - 1.0)
+    choices = measured.interval(lambda r, τ: measured.speed(best, r, τ) / measured.speed_of_choices(r, τ) - 1.0)
     for mode, speed in speeds.items():
-        ratio = measured.ratio(mode, "0")
+        ratio = measured.interval(lambda r, τ, mode=mode: measured.speed(mode, r, τ) / measured.speed("0", r, τ))
         label = f"{mode} (best)" if mode == best else mode
-        shown = f"{regret['value']:.1%} ({regret['low']:.1%} to {regret['high']:.1%})" if mode == AUTO else ""
+        shown = (_percent(regret), _percent(choices)) if mode == AUTO else ("", "")
         interval = f"{ratio['low']:.3f} to {ratio['high']:.3f}"
-        record.rows.append((str(measured.size), label, f"{speed:.1f}", f"{ratio['value']:.3f}", interval, shown))
+        record.rows.append((str(measured.size), label, f"{speed:.1f}", f"{ratio['value']:.3f}", interval, *shown))
         record.results.append(
             {
                 "requests": measured.size,
                 "mode": mode,
-                "seconds": [segment.seconds for segment in measured.segments[mode]],
+                "seconds": [turns[mode].seconds for turns in measured.rounds],
                 "tokens_per_second": speed,
                 "over_plain": ratio,
-                **({"regret": regret, "best": best} if mode == AUTO else {}),
+                **({"regret": regret, "regret_of_choices": choices, "best": best} if mode == AUTO else {}),
             }
         )
-    counts = Counter(length for segment in measured.segments[AUTO] for length in segment.lengths)
+    counts = Counter(length for turns in measured.rounds for length in turns[AUTO].lengths)
     shares = ", ".join(f"γ {length}: {count / counts.total():.0%}" for length, count in sorted(counts.items()))
     taus = ", ".join(f"{length:.2f}" for length in lengths[1:])
     record.notes.append(f"B = {measured.size}: the gate's steps: {shares}; τ of γ 1…{len(lengths) - 1}: {taus}")
+
+
+def _percent(figure: dict[str, float]) -> str:
+    return f"{figure['value']:.1%} ({figure['low']:.1%} to {figure['high']:.1%})"
 
 
 if __name__ == "__main__":
