@@ -21,9 +21,9 @@ from nemo_rl_efficientrollout.errors import UserError
 from nemo_rl_efficientrollout.gate.action import actions
 from nemo_rl_efficientrollout.gate.cost_model import CostModel
 from nemo_rl_efficientrollout.gate.design import choose
-from nemo_rl_efficientrollout.gate.fit import DRAFT_RATIOS, RIDGES, Fit, fit, scaled_prior
+from nemo_rl_efficientrollout.gate.fit import fit, generic_priors
 from nemo_rl_efficientrollout.gate.model_constants import ModelConstants, read_model_constants, sharpened
-from nemo_rl_efficientrollout.gate.prior import hypotheses
+from nemo_rl_efficientrollout.gate.prior import Prior
 from nemo_rl_efficientrollout.gate.regret import (
     Measured,
     Policy,
@@ -98,7 +98,7 @@ def _made_up(timings: list[Timing], options: Any, progress: Progress) -> Record:
         with progress.phase(f"sweep {index + 1} of {options.made_up}"):
             measured = Measured(sweep.timings)
             published = fit_published(sweep.timings, sweep.constants, sweep.bandwidth, sweep.flops)
-            rows = _chosen(sweep.timings, measured, RANDOM_ROWS, fit)
+            rows = _chosen(sweep.timings, measured, RANDOM_ROWS)
             policies = (by_roofline(published), by_model(fit(sweep.timings).model), by_model(fit(rows).model))
             regrets = {name: judge(policy, measured) for name, policy in zip(names, policies, strict=True)}
         for name in names[1:]:
@@ -189,14 +189,15 @@ def _ours(
         _add_models(record, f"{RANDOM_ROWS} random rows, least squares", [_least_squares(d) for d in draws], timings)
         _add_models(record, f"{RANDOM_ROWS} random rows, our fit", [fit(d).model for d in draws], timings)
     with progress.phase("choosing rows"):
-        chosen = _chosen(timings, measured, max(BUDGETS), fit)
+        chosen = _chosen(timings, measured, max(BUDGETS))
         for count in BUDGETS:
             _add_models(record, f"ours, {count} chosen rows", [fit(chosen[:count]).model], timings)
     if constants is not None:
         with progress.phase("choosing rows, knowing the architecture"):
-            refit = _sharp_fit(constants)
-            sharp = _chosen(timings, measured, RANDOM_ROWS, refit)
-            _add_models(record, f"ours, {RANDOM_ROWS} rows, architecture known", [refit(sharp).model], timings)
+            priors = lambda rows: sharpened(generic_priors(rows), constants)  # noqa: E731
+            sharp = _chosen(timings, measured, RANDOM_ROWS, priors)
+            model = fit(sharp, priors(sharp)).model
+            _add_models(record, f"ours, {RANDOM_ROWS} rows, architecture known", [model], timings)
     _add_models(record, "ours, all rows", [fit(timings).model], timings)
     record.notes.append("error: mean absolute relative error of γ·T_D + T_V; signs: gains told from losses")
     record.notes.append(
@@ -204,17 +205,13 @@ def _ours(
     )
 
 
-def _sharp_fit(constants: ModelConstants) -> Callable[[Sequence[Timing]], Fit]:
-    def refit(rows: Sequence[Timing]) -> Fit:
-        return fit(rows, sharpened(hypotheses(scaled_prior(rows), RIDGES, DRAFT_RATIOS), constants))
-
-    return refit
-
-
 def _chosen(
-    timings: list[Timing], measured: Measured, count: int, refit: Callable[[Sequence[Timing]], Fit]
+    timings: list[Timing],
+    measured: Measured,
+    count: int,
+    priors: Callable[[Sequence[Timing]], list[Prior]] = generic_priors,
 ) -> list[Timing]:
-    return [timings[i] for i in choose(timings, count, actions(measured.draft_lengths), refit)]
+    return [timings[i] for i in choose(timings, count, actions(measured.draft_lengths), priors)]
 
 
 def _draw(timings: list[Timing], seed: int) -> list[Timing]:

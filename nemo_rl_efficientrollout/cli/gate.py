@@ -22,6 +22,7 @@ from ..files import check_place
 from ..gate.action import actions
 from ..gate.calibration import Provenance, from_fit, load, save
 from ..gate.model_constants import read_model_constants, sharpened
+from ..gate.prior import Prior
 from ..gate.regret import Measured, Regret, accuracy, always, batch_table, by_model, judge, speedups
 from ..gate.sweep import LEAST_ROWS, LONGEST_CONTEXT, MOST_REQUESTS, model_name, point, read_sweep
 from ..gate.table import rows_of
@@ -62,8 +63,7 @@ def fit_command(
     """Fit the cost model to a sweep and write a calibration file."""
     # scipy takes as long to import as all other commands take to run.
     from ..gate.design import choose
-    from ..gate.fit import DRAFT_RATIOS, RIDGES, Fit, fit, scaled_prior
-    from ..gate.prior import hypotheses
+    from ..gate.fit import fit, generic_priors
 
     timings = read_sweep(sweep)
     constants = read_model_constants(model_constants) if model_constants else None
@@ -72,9 +72,9 @@ def fit_command(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     provenance = Provenance(host=host, gpu=gpu, vllm=vllm, model=model_name(sweep), source=sweep.name)
 
-    def refit(rows: Sequence[Timing]) -> Fit:
-        priors = hypotheses(scaled_prior(rows), RIDGES, DRAFT_RATIOS)
-        return fit(rows, sharpened(priors, constants, lm_head) if constants is not None else priors)
+    def priors(rows: Sequence[Timing]) -> list[Prior]:
+        generic = generic_priors(rows)
+        return sharpened(generic, constants, lm_head) if constants is not None else generic
 
     try:
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -84,10 +84,10 @@ def fit_command(
                 progress.update(task, total=max_rows, description="choosing rows")
                 lengths = tuple(sorted({t.draft_length for t in timings}))
                 used = []
-                for index in choose(timings, max_rows, actions(lengths), refit):
+                for index in choose(timings, max_rows, actions(lengths), priors):
                     used.append(timings[index])
                     progress.advance(task)
-            fitted = refit(used)
+            fitted = fit(used, priors(used))
         calibrated = from_fit(fitted, used, provenance)
     except (np.linalg.LinAlgError, ValidationError):  # singular, or a covariance that is none
         raise UserError(

@@ -13,7 +13,8 @@ import numpy as np
 
 from .action import Action
 from .cost_model import CostModel
-from .fit import Fit, fit
+from .fit import generic_priors, most_likely
+from .prior import Prior
 from .regret import ALPHAS, acceptance_length
 from .terms import Vector
 from .timing import Timing
@@ -75,13 +76,14 @@ def choose(
     candidates: Sequence[Timing],
     count: int,
     acts: tuple[Action, ...],
-    refit: Callable[[Sequence[Timing]], Fit] = fit,
+    priors: Callable[[Sequence[Timing]], Sequence[Prior]] = generic_priors,
 ) -> Iterator[int]:
     """Indices of `count` candidates in the order in which to measure them.
 
     A candidate's `seconds` count only once its index was yielded. The first is the cheapest plain step. Of candidates
     that are the same to the model, such as T_D at every γ, it takes one of the kind and γ that it has seen least: that
-    they are the same is an assumption, and other hypotheses (see `Padding`) deny it.
+    they are the same is an assumption, and other hypotheses (see `Padding`) deny it. It reasons about the most likely
+    hypothesis: of the average of all it chose no better points, and that is no Gaussian.
     """
     loads = sorted({(candidate.batch, candidate.context) for candidate in candidates})
     plain = [i for i, candidate in enumerate(candidates) if candidate.plain]
@@ -89,7 +91,8 @@ def choose(
     yield chosen[0]
     left = [i for i in range(len(candidates)) if i != chosen[0]]
     while left and len(chosen) < count:
-        model = refit([candidates[i] for i in chosen]).model
+        measured = [candidates[i] for i in chosen]
+        model = most_likely(measured, priors(measured)).model
         gain = gains(model, [candidates[i].vector(model.terms) for i in left], loads, acts)
         equal = [left[i] for i in np.flatnonzero(gain >= (1.0 - _ROUNDING) * gain.max())]
         seen = Counter((candidates[i].kind, candidates[i].draft_length) for i in chosen)

@@ -2,12 +2,13 @@
 
 The published fit (arXiv 2606.18967 §4.2) minimizes squared logarithms with a global optimizer; one mislabelled row
 moves it. Here errors are relative and Student-t, so a row that its neighbours contradict loses its weight, and θ has a
-prior, so that a few rows are enough. What enters θ non-linearly (ridge, drafter ratio, padding) is chosen among a few
-hypotheses by the same posterior.
+prior, so that a few rows are enough. What enters θ non-linearly (ridge, drafter ratio, padding) is one of a few
+hypotheses, weighed by the same posterior.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from operator import attrgetter
 
 import numpy as np
 from scipy.optimize import nnls
@@ -26,6 +27,8 @@ _NOISE_WEIGHT = 10.0
 _TAILS = 4.0
 """Degrees of freedom of the Student-t errors: one row in twenty may be anything."""
 _ROUNDS = 8
+_TRUST = 0.5
+"""Power of the posterior by which hypotheses are weighed: each is judged at its best θ, which flatters the winner."""
 _LEAST_EIGENVALUE = 1e-15
 
 
@@ -39,42 +42,58 @@ class Fit:
     weights: Vector
     """Of each timing, 0 (contradicted by all others) to 1.25; shape [timings]."""
     misfit: float
-    """Negative log posterior up to a constant: smaller is better."""
+    """-2 · log posterior up to a constant: smaller is better."""
 
 
 def fit(
-    timings: Sequence[Timing],
-    priors: Sequence[Prior] | None = None,
-    paddings: Sequence[Padding] = PADDINGS,
-    progress: Callable[[], None] = lambda: None,
+    timings: Sequence[Timing], priors: Sequence[Prior] | None = None, paddings: Sequence[Padding] = PADDINGS
 ) -> Fit:
-    """The best fit over all hypotheses; plain decoding must be among the timings unless `priors` are given.
+    """The most likely fit, its θ averaged with those of its rivals: few timings leave several about as likely.
+
+    Rivals have the same padding, as θ means something else under another. With many timings one hypothesis wins.
 
     Raises:
-        ValueError: no timings, or none of plain decoding to scale the prior with.
+        ValueError: no timings, or none of plain decoding to scale the prior with where no `priors` are given.
     """
+    fits = list(_fits(timings, priors, paddings))
+    best = min(fits, key=attrgetter("misfit"))
+    rivals = [one for one in fits if one.model.terms is best.model.terms]
+    shares = np.exp(-0.5 * _TRUST * np.array([one.misfit - best.misfit for one in rivals]))
+    mean = np.average([one.model.mean for one in rivals], axis=0, weights=shares)
+    return replace(best, model=replace(best.model, mean=mean))
+
+
+def most_likely(timings: Sequence[Timing], priors: Sequence[Prior] | None = None) -> Fit:
+    """The fit of the one hypothesis that explains the timings best: what a design can reason about.
+
+    Raises:
+        ValueError: as `fit`.
+    """
+    return min(_fits(timings, priors, PADDINGS), key=attrgetter("misfit"))
+
+
+def _fits(timings: Sequence[Timing], priors: Sequence[Prior] | None, paddings: Sequence[Padding]) -> Iterator[Fit]:
     if not timings:
         raise ValueError("no timings to fit")
-    candidates = priors or hypotheses(scaled_prior(timings), RIDGES, DRAFT_RATIOS)
-    best: Fit | None = None
+    candidates = priors or generic_priors(timings)
     for padding in paddings:
         terms = Terms(_drafters(timings), padding)
         rows = np.stack([timing.vector(terms) for timing in timings])
         for prior in candidates:
-            attempt = _solve(terms, rows, timings, prior)
-            if best is None or attempt.misfit < best.misfit:
-                best = attempt
-            progress()
-    assert best is not None
-    return best
+            yield _solve(terms, rows, timings, prior)
 
 
-def scaled_prior(timings: Sequence[Timing]) -> Prior:
-    """The generic prior in the time scale of the cheapest plain step seen."""
+def generic_priors(timings: Sequence[Timing]) -> list[Prior]:
+    """What any machine might be, in the time scale of the cheapest plain step seen.
+
+    Raises:
+        ValueError: no timing of plain decoding.
+    """
     plain = [t for t in timings if t.plain]
     if not plain:
         raise ValueError("no timing of plain decoding")
-    return Prior(plain_seconds=min(plain, key=lambda t: (t.batch, t.context)).seconds)
+    prior = Prior(plain_seconds=min(plain, key=lambda t: (t.batch, t.context)).seconds)
+    return hypotheses(prior, RIDGES, DRAFT_RATIOS)
 
 
 def _drafters(timings: Sequence[Timing]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from nemo_rl_efficientrollout.gate.action import actions
 from nemo_rl_efficientrollout.gate.cost_model import CostModel
 from nemo_rl_efficientrollout.gate.design import choose
-from nemo_rl_efficientrollout.gate.fit import fit
+from nemo_rl_efficientrollout.gate.fit import fit, generic_priors, most_likely
 from nemo_rl_efficientrollout.gate.prior import Prior
 from nemo_rl_efficientrollout.gate.terms import KNOTS, Kind, Padding, Terms
 from nemo_rl_efficientrollout.gate.timing import Timing
@@ -143,6 +143,23 @@ def test_fit_finds_padding() -> None:
     padded = Padding(draft_to_cycle=True)
     assert fit(sweep(true_model(padding=padded, ridge=20.0))).model.terms.padding == padded
     assert fit(sweep(true_model(ridge=20.0))).model.terms.padding == Padding()
+
+
+def test_with_few_timings_rivals_count_by_the_root_of_their_posterior() -> None:
+    timings = sweep(true_model())[::40]
+    fits = {prior: fit(timings, [prior], [Padding()]) for prior in generic_priors(timings)}
+    best, rival = sorted(fits, key=lambda prior: fits[prior].misfit)[:2]
+    share = 1.0 / (1.0 + np.exp(-(fits[rival].misfit - fits[best].misfit) / 4.0))
+    assert share < 0.95
+    both = fit(timings, [rival, best], [Padding()])
+    assert both.model.mean == pytest.approx(share * fits[best].model.mean + (1 - share) * fits[rival].model.mean)
+    assert both.prior == best
+    assert most_likely(timings, [rival, best]).prior == best
+
+
+def test_with_many_timings_one_hypothesis_wins() -> None:
+    timings = sweep(true_model())
+    assert worst_cycle_error(fit(timings).model, most_likely(timings).model) < 1e-3
 
 
 def test_stated_deviation_covers_the_error() -> None:
