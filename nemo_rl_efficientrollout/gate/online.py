@@ -18,13 +18,14 @@ _MOST_ODD = 256
 ODD = 4.0
 """Errors beyond this many standard deviations are believed when seen twice in a row: a first compilation is not."""
 STILL = 10.0
-"""Times as fast as expected from which plain steps show that the model was learned while the machine stood still."""
+"""Times as fast as expected from which a step shows that the model was learned while the machine stood still."""
 WANDER = 1e-3
 """Relative random walk of each term per step: a neighbour on the machine, a longer queue."""
 DRIFT, DRIFT_EVERY = 0.02, 64
 """Relative random walk of the whole machine and of each drafter: what is not used is doubted, in the end probed."""
 _SURPRISE_RATE, _SURPRISED = 0.25, 1.5
 """The running mean of normalized errors that calls for a new start: three odd steps in a row."""
+_JITTER = 1e-6
 RESTART = 0.3
 """Relative deviation admitted by a new start: of all terms, of each block, of each term."""
 
@@ -51,11 +52,11 @@ class Tracker:
         """What is believed now."""
         return CostModel(self.terms, self.mean.copy(), self.covariance.copy(), self.noise)
 
-    def observe(self, key: Hashable, x: Vector, seconds: float, plain: bool = False) -> None:
+    def observe(self, key: Hashable, x: Vector, seconds: float) -> None:
         """Learn that a step of kind `key` with terms `x` took `seconds`; times that are no times are ignored.
 
-        Two `plain` steps that are much faster than expected scale the whole model: steps that are no longer taken
-        because they seem slow would not be learned anew by themselves.
+        Two steps in a row of one kind that are much faster than expected scale the whole model: steps that are no
+        longer taken because they seem slow would not be learned anew by themselves.
         """
         expected = float(x @ self.mean)
         if not (0.0 < seconds < math.inf and expected > 0.0):
@@ -64,7 +65,7 @@ class Tracker:
         spread, own = float(x @ reach), (self.noise * expected) ** 2
         error = seconds - expected
         z = error / math.sqrt(spread + own)
-        stood_still = plain and STILL * seconds < expected
+        stood_still = STILL * seconds < expected
         odd = stood_still or abs(z) > ODD
         last = self._odd.pop(key, 0.0)
         if odd and (z * last <= 0.0 or abs(last) < 0.5 * abs(z)):
@@ -77,8 +78,8 @@ class Tracker:
         weight = 1.0 if odd else min(1.0, (_TAILS + 1.0) / (_TAILS + z * z))
         gain = reach / (spread + own / weight)
         self.mean += gain * error
-        np.maximum(self.mean, 0.0, out=self.mean)
         self.covariance -= gain[:, None] * reach
+        self._stay_possible()
         self.covariance.flat[:: self.terms.size + 1] += (WANDER * self.mean) ** 2
         if spread < own:  # only where the model is sure is the error noise
             target = min(z * z, 9.0) * (spread + own) / expected**2
@@ -91,6 +92,20 @@ class Tracker:
             self._widen(RESTART, own=RESTART)
         elif self._steps % DRIFT_EVERY == 0:
             self._widen(DRIFT, own=0.0)
+
+    def _stay_possible(self) -> None:
+        """Move to the likeliest θ ≥ 0: what was measured well stays as it is, however the terms share it.
+
+        Projection in the metric of the covariance (Simon 2010, https://doi.org/10.1049/iet-cta.2009.0032). Cutting off
+        negative terms would add time to every kind of step that has them, and undo what other steps had told.
+        """
+        below = np.flatnonzero(self.mean < 0.0)
+        if below.size:
+            reach = self.covariance[below]
+            inner = reach[:, below]
+            inner.flat[:: below.size + 1] *= 1.0 + _JITTER
+            self.mean -= np.linalg.solve(inner, self.mean[below]).dot(reach)
+            np.maximum(self.mean, 0.0, out=self.mean)  # those that the first had carried
 
     def _remember_odd(self, key: Hashable, z: float) -> None:
         if len(self._odd) >= _MOST_ODD:

@@ -39,7 +39,8 @@ DOUBT = 0.5
 LOOK_EVERY = 4
 """Steps between two looks around for something to probe."""
 BASELINE_STEPS = 3
-_MOST_REQUESTS, _LONGEST_CONTEXT, _LONGEST_STEP = 10**6, 1e8, 1e4
+_MOST_REQUESTS, _LONGEST_CONTEXT = 10**6, 1e8
+_SHORTEST_STEP, _LONGEST_STEP = 1e-7, 1e4
 _CACHED_LOADS = 256
 _PER_DOUBLING = 16
 """Context lengths within 4 % share their terms."""
@@ -253,14 +254,14 @@ class AutoGate:
         return np.sqrt(np.maximum(cost, 0.0) + length**2)
 
     def _learn_cost(self, step: Step) -> None:
-        if not (step.decode_only and _sound(step.load) and 0.0 < step.seconds < _LONGEST_STEP):
+        if not (step.decode_only and _sound(step.load) and _SHORTEST_STEP < step.seconds < _LONGEST_STEP):
             return
         plain = not step.verified and not step.asked
         self.probing.earn(step.load, step.seconds, plain)
         if self.tracker is not None:
             terms = self._terms_of(step)
             self.foresight.note(float(terms @ self.tracker.mean), step.seconds)
-            self.tracker.observe((step.verified, step.asked), terms, step.seconds, plain)
+            self.tracker.observe((step.verified, step.asked), terms, step.seconds)
         elif plain:
             self._learn_baseline(step)
 

@@ -79,6 +79,38 @@ def test_a_slow_drafter_is_noticed_within_200_steps(alpha: float) -> None:
     assert np.mean(engine.regrets[-200:]) < 0.02
 
 
+def slow_at_speculating() -> SimulatedEngine:
+    """Speculation costs 6 % at best, for a reason that the prior thinks unlikely: verifying takes long to launch."""
+
+    def verify(load: Load, length: int) -> float:
+        return 0.046 + 0.003 * length if length else 0.0352
+
+    return SimulatedEngine(verify, lambda load, length: 0.026, 0.93, range(8), noise=0.02)
+
+
+def believed() -> CostModel:
+    terms, prior = Terms(), Prior(0.044, ridge_rows=16.0, draft_ratio=0.65)
+    return CostModel(terms, prior.mean(terms), prior.covariance(terms), 0.05)
+
+
+def test_what_plain_steps_told_outlasts_what_drafts_tell() -> None:
+    engine, tracker, load = slow_at_speculating(), Tracker(believed()), Load(1, 200.0)
+    plain = tracker.terms.step(*load, 0, 0)
+    for _ in range(10):
+        tracker.observe((0, 0), plain, engine.verify(load, 0))
+    for _ in range(2):  # of which the model expects a fifth less
+        tracker.observe((0, 1), tracker.terms.step(*load, 0, 1), engine.verify(load, 0) + engine.draft(load, 1))
+        tracker.observe((1, 0), tracker.terms.step(*load, 1, 0), engine.verify(load, 1))
+    assert tracker.mean.min() >= 0.0
+    assert plain @ tracker.mean == pytest.approx(engine.verify(load, 0), rel=0.02)
+
+
+def test_a_wrong_seed_does_not_make_a_calm_engine_slower_than_plain_decoding() -> None:
+    engine = slow_at_speculating()
+    engine.run(AutoGate(7, believed()), Load(1, 200.0), 500)
+    assert engine.speed() > 0.98 * 1.0 / engine.verify(Load(1), 0)
+
+
 def test_single_outliers_move_nothing() -> None:
     model = calibrated()
     tracker, x = Tracker(model), model.terms.vector("plain", 8, 1000)
