@@ -97,7 +97,7 @@ class AutoGate:
         self.probing = Probing()
         self.foresight = Foresight()
         self._prior, self._padding = prior or Prior(plain_seconds=1.0, unsure_ridge=4.0), padding
-        self._baseline: list[float] = []
+        self._baseline: list[Step] = []
         self._waiting: Step | None = None
         self._home = 0  # index of the action to which a probe returns
         self._steps = 0
@@ -267,12 +267,14 @@ class AutoGate:
 
     def _learn_baseline(self, step: Step) -> None:
         self.probing.lend(step.seconds)
-        self._baseline.append(step.seconds)
+        self._baseline.append(step)
         if len(self._baseline) < BASELINE_STEPS:
             return
         terms = Terms(tuple(self.acceptance), self._padding)
-        prior = self._prior.scaled(terms, *step.load, median(self._baseline))
+        prior = self._prior.scaled(terms, *step.load, median(one.seconds for one in self._baseline))
         self.tracker = Tracker(CostModel(terms, prior.mean(terms), prior.covariance(terms), 0.05))
+        for one in self._baseline:  # the scale of all is taken from them; that T_T is known, is not yet
+            self.tracker.observe((0, 0), self._terms_of(one), one.seconds)
 
     def _settle(self, load: Load, state: State, index: int, speedup: float, why: str) -> int:
         action = self.actions[index]

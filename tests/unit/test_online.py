@@ -111,6 +111,28 @@ def test_a_wrong_seed_does_not_make_a_calm_engine_slower_than_plain_decoding() -
     assert engine.speed() > 0.98 * 1.0 / engine.verify(Load(1), 0)
 
 
+def test_a_first_draft_is_judged_by_the_plain_steps_before_it() -> None:
+    """A machine that is out of compute at 5 rows, where the seed without a detector says 128."""
+
+    def rows(count: int) -> float:
+        return 0.01 * (1.0 + (count / 5.0) ** 2) ** 0.5
+
+    def verify(load: Load, length: int) -> float:
+        return rows(load.batch * (length + 1)) + (0.003 + 0.0006 * length if length else 0.0)
+
+    engine, gate, load = (
+        SimulatedEngine(verify, lambda load, length: 0.66 * rows(4), 0.64, range(8)),
+        AutoGate(7),
+        Load(4),
+    )
+    engine.run(gate, load, 3)
+    assert gate.tracker is not None
+    assert gate.tracker.model.deviation("plain", 4, 0.0) < 0.05 * rows(4)
+    engine.run(gate, load, 100)
+    plain_steps = engine.tokens / load.batch
+    assert engine.seconds / rows(4) - plain_steps < 15.0
+
+
 def test_single_outliers_move_nothing() -> None:
     model = calibrated()
     tracker, x = Tracker(model), model.terms.vector("plain", 8, 1000)
