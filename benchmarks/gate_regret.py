@@ -194,7 +194,10 @@ def _ours(
             _add_models(record, f"ours, {count} chosen rows", [fit(chosen[:count]).model], timings)
     if constants is not None:
         with progress.phase("choosing rows, knowing the architecture"):
-            priors = lambda rows: sharpened(generic_priors(rows), constants)  # noqa: E731
+
+            def priors(rows: Sequence[Timing]) -> list[Prior]:
+                return sharpened(generic_priors(rows), constants)
+
             sharp = _chosen(timings, measured, RANDOM_ROWS, priors)
             model = fit(sharp, priors(sharp)).model
             _add_models(record, f"ours, {RANDOM_ROWS} rows, architecture known", [model], timings)

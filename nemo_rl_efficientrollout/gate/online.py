@@ -26,6 +26,7 @@ DRIFT, DRIFT_EVERY = 0.02, 64
 _SURPRISE_RATE, _SURPRISED = 0.25, 1.5
 """The running mean of normalized errors that calls for a new start: three odd steps in a row."""
 _JITTER = 1e-6
+"""Of every variance, added to it: terms that always came together leave a singular covariance."""
 RESTART = 0.3
 """Relative deviation admitted by a new start: of all terms, of each block, of each term."""
 

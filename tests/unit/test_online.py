@@ -108,7 +108,7 @@ def test_what_plain_steps_told_outlasts_what_drafts_tell() -> None:
 def test_a_wrong_seed_does_not_make_a_calm_engine_slower_than_plain_decoding() -> None:
     engine = slow_at_speculating()
     engine.run(AutoGate(7, believed()), Load(1, 200.0), 500)
-    assert engine.speed() > 0.98 * 1.0 / engine.verify(Load(1), 0)
+    assert engine.speed() > 0.98 / engine.verify(Load(1), 0)
 
 
 def test_a_first_draft_is_judged_by_the_plain_steps_before_it() -> None:
@@ -120,11 +120,8 @@ def test_a_first_draft_is_judged_by_the_plain_steps_before_it() -> None:
     def verify(load: Load, length: int) -> float:
         return rows(load.batch * (length + 1)) + (0.003 + 0.0006 * length if length else 0.0)
 
-    engine, gate, load = (
-        SimulatedEngine(verify, lambda load, length: 0.66 * rows(4), 0.64, range(8)),
-        AutoGate(7),
-        Load(4),
-    )
+    engine = SimulatedEngine(verify, lambda load, length: 0.66 * rows(4), 0.64, range(8))
+    gate, load = AutoGate(7), Load(4)
     engine.run(gate, load, 3)
     assert gate.tracker is not None
     assert gate.tracker.model.deviation("plain", 4, 0.0) < 0.05 * rows(4)
