@@ -1,9 +1,9 @@
-"""Whether a series grows: a slope that single readings cannot move, and how sure it is."""
+"""Whether a series grows: its slope, and how sure that is."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from scipy.stats import theilslopes
+from scipy.stats import linregress, norm, theilslopes
 
 PER = 1000
 """Cycles by which slopes are told."""
@@ -17,7 +17,7 @@ class Growth(NamedTuple):
     first: float
     last: float
     slope: float
-    """Median of the slopes between all pairs of readings (Theil-Sen), per 1,000 cycles."""
+    """Per 1,000 cycles."""
     low: float
     high: float
     """Its interval of 95 %, which takes readings to be independent of each other."""
@@ -28,7 +28,15 @@ class Growth(NamedTuple):
 
 
 def growth(cycles: Sequence[float], values: Sequence[float]) -> Growth:
-    """Of readings after so many cycles each."""
+    """Of readings after so many cycles each: the median slope of all pairs (Theil-Sen), which no single one moves."""
     start = next(index for index, cycle in enumerate(cycles) if cycle >= WARM_UP * cycles[-1])
     slope, _, low, high = map(float, theilslopes(values[start:], cycles[start:], 0.95))
     return Growth(values[start], values[-1], PER * slope, PER * low, PER * high)
+
+
+def trend(cycles: Sequence[float], values: Sequence[float]) -> Growth:
+    """Of readings that are noise for the most part: the line of least squares through all of them."""
+    line = linregress(cycles, values)
+    first, last = (float(line.intercept + line.slope * cycle) for cycle in (cycles[0], cycles[-1]))
+    slope, margin = PER * float(line.slope), PER * float(norm.ppf(0.975) * line.stderr)
+    return Growth(first, last, slope, slope - margin, slope + margin)

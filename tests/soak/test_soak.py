@@ -13,7 +13,7 @@ import torch
 
 from tests.models import save_tiny_model
 from tests.proof import Proof
-from tests.soak.growth import PER, Growth, growth
+from tests.soak.growth import PER, Growth, growth, trend
 from tests.soak.resources import Held
 from tests.soak.rollouts import AUTO_EVERY, Rollouts
 
@@ -86,14 +86,14 @@ def test_nothing_grows(rollouts: Rollouts, tier: Tier, proof: Proof) -> None:
 
 
 def assert_steady(rollouts: Rollouts, tier: Tier, proof: Proof) -> None:
-    """Acceptance neither rises nor falls from block to block."""
+    """Acceptance neither rises nor falls from cycle to cycle."""
     each = max(AUTO_EVERY, tier.cycles // BLOCKS)
-    ends, rates = list(range(each, tier.cycles + 1, each)), []
-    for end in ends:
+    for end in range(each, tier.cycles + 1, each):
         drafted, accepted = sum(rollouts.drafted[end - each : end]), sum(rollouts.accepted[end - each : end])
-        rates.append(accepted / drafted)
-        proof.row("acceptance", after_cycles=end, drafted=drafted, accepted=accepted, rate=round(rates[-1], 4))
-    series = growth(ends, rates)
+        proof.row("acceptance", after_cycles=end, drafted=drafted, accepted=accepted, rate=round(accepted / drafted, 4))
+    counts = zip(rollouts.accepted[: tier.cycles], rollouts.drafted[: tier.cycles], strict=True)
+    rates = {cycle: accepted / drafted for cycle, (accepted, drafted) in enumerate(counts, 1) if drafted}
+    series = trend(list(rates), list(rates.values()))
     _row(proof, "acceptance", tier.cycles, series, tier.steady)
     most = PER * tier.steady / tier.cycles
     assert -most <= series.low <= series.high <= most
