@@ -1,6 +1,7 @@
 """Running estimate of acceptance by draft position and context length, with its uncertainty."""
 
 from collections.abc import Sequence
+from math import exp, lgamma, log
 
 import numpy as np
 
@@ -16,8 +17,12 @@ HALF_LIFE = 1024
 IDLE_HALF_LIFE = 512
 """Plain steps after which evidence weighs half: a drafter that is not watched may have changed."""
 _IDLE_BLOCK = 16
-PRIOR_RATE, PRIOR_DRAFTS = 0.9, 4.0
-"""Optimistic prior, worth four drafts: speculation is tried before it is judged."""
+HEALTHY_ACCEPTED, HEALTHY_REJECTED = 22.0, 2.0
+"""Optimistic prior, a Beta distribution: speculation is tried before it is judged, and not by its first bad luck."""
+BROKEN = 0.03
+"""Chance that a drafter is not like that: then any rate is as likely, and what it shows is soon believed."""
+POOLED_DRAFTS = 16.0
+"""Drafts of its own from which a position counts more than what all positions share."""
 KEPT_AT_REFIT = 0.5
 """Share of the evidence that survives a refit: a new drafter resembles the last one, but is not it."""
 
@@ -27,7 +32,8 @@ _WEIGHTS = NEIGHBOUR ** np.abs(np.subtract.outer(np.arange(BUCKETS), np.arange(B
 class Acceptance:
     """α_i(S) = P(draft token i is accepted | tokens 1…i-1 were, context length S), for i = 1…γ_max.
 
-    Counts decay exponentially; each rate is a Beta posterior whose prior is the rate pooled over positions.
+    Counts decay exponentially; each rate is a Beta posterior whose prior is the rate pooled over positions. That one's
+    prior is a mixture: a drafter that works, with a chance of one that does not.
     """
 
     def __init__(self, max_draft_length: int) -> None:
@@ -96,9 +102,10 @@ class Acceptance:
         if index not in self._cache:
             near = _WEIGHTS[index]
             reached, accepted = near.dot(self._reached), near.dot(self._accepted)  # half the time of @ on so few
-            pooled = (float(accepted.sum()) + PRIOR_DRAFTS * PRIOR_RATE) / (float(reached.sum()) + PRIOR_DRAFTS)
-            evidence = reached + PRIOR_DRAFTS
-            self._cache[index] = (accepted + PRIOR_DRAFTS * pooled) / evidence, evidence
+            kept = float(accepted.sum())
+            pooled = _pooled_rate(kept, max(float(reached.sum()) - kept, 0.0))
+            evidence = reached + POOLED_DRAFTS
+            self._cache[index] = (accepted + POOLED_DRAFTS * pooled) / evidence, evidence
         return self._cache[index]
 
     def _forget_cache(self) -> None:
@@ -118,6 +125,22 @@ class Acceptance:
 def bucket(context: float) -> int:
     """Index of a context length's bucket."""
     return min(max(int(context) // _FIRST, 0).bit_length(), BUCKETS - 1)
+
+
+def _pooled_rate(accepted: float, rejected: float) -> float:
+    """Posterior mean of one rate for all positions."""
+    healthy = HEALTHY_ACCEPTED + accepted, HEALTHY_REJECTED + rejected
+    broken = 1.0 + accepted, 1.0 + rejected
+    odds = _log_beta(*broken) - _log_beta(*healthy) + _BROKEN_ODDS
+    share = 1.0 / (1.0 + exp(min(odds, 700.0)))
+    return share * healthy[0] / sum(healthy) + (1.0 - share) * broken[0] / sum(broken)
+
+
+def _log_beta(a: float, b: float) -> float:
+    return lgamma(a) + lgamma(b) - lgamma(a + b)
+
+
+_BROKEN_ODDS = log(BROKEN / (1.0 - BROKEN)) + _log_beta(HEALTHY_ACCEPTED, HEALTHY_REJECTED)
 
 
 def _at_least(buckets: np.ndarray, lengths: np.ndarray, width: int) -> Vector:

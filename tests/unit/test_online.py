@@ -102,7 +102,7 @@ def test_what_plain_steps_told_outlasts_what_drafts_tell() -> None:
         tracker.observe((0, 1), tracker.terms.step(*load, 0, 1), engine.verify(load, 0) + engine.draft(load, 1))
         tracker.observe((1, 0), tracker.terms.step(*load, 1, 0), engine.verify(load, 1))
     assert tracker.mean.min() >= 0.0
-    assert plain @ tracker.mean == pytest.approx(engine.verify(load, 0), rel=0.02)
+    assert plain @ tracker.mean == pytest.approx(engine.verify(load, 0), rel=0.03)
 
 
 def test_a_wrong_seed_does_not_make_a_calm_engine_slower_than_plain_decoding() -> None:
@@ -176,3 +176,18 @@ def test_belief_stays_a_covariance() -> None:
     eigenvalues = np.linalg.eigvalsh((gate.tracker.covariance + gate.tracker.covariance.T) / 2)
     assert eigenvalues.min() > -1e-9 * eigenvalues.max()
     assert (gate.tracker.mean >= 0).all()
+
+
+def test_a_neighbour_slows_what_it_was_not_seen_to_slow() -> None:
+    """All steps of a moment have its speed: that plain ones are slower now does not make drafts cheap."""
+    engine, tracker, load = slow_at_speculating(), Tracker(believed()), Load(1, 200.0)
+    chance = np.random.default_rng(0)
+    plain, cycle = tracker.terms.step(*load, 0, 0), tracker.terms.step(*load, 3, 3)
+    took = engine.verify(load, 0), engine.verify(load, 3) + 3 * engine.draft(load, 3)
+    for _ in range(100):
+        for key, x, seconds in (((0, 0), plain, took[0]), ((3, 3), cycle, took[1])):
+            tracker.observe(key, x, seconds * float(np.exp(chance.normal(0.0, 0.05))))
+    for _ in range(20):
+        tracker.observe((0, 0), plain, 1.2 * took[0] * float(np.exp(chance.normal(0.0, 0.05))))
+    assert plain @ tracker.mean == pytest.approx(1.2 * took[0], rel=0.05)
+    assert (cycle @ tracker.mean) / (plain @ tracker.mean) == pytest.approx(took[1] / took[0], rel=0.05)
