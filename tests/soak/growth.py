@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from scipy.stats import linregress, norm, theilslopes
+import numpy as np
+from scipy.stats import norm, theilslopes
 
 PER = 1000
 """Cycles by which slopes are told."""
@@ -36,7 +37,7 @@ def growth(cycles: Sequence[float], values: Sequence[float]) -> Growth:
 
 def trend(cycles: Sequence[float], values: Sequence[float]) -> Growth:
     """Of readings that are noise for the most part: the line of least squares through all of them."""
-    line = linregress(cycles, values)
-    first, last = (float(line.intercept + line.slope * cycle) for cycle in (cycles[0], cycles[-1]))
-    slope, margin = PER * float(line.slope), PER * float(norm.ppf(0.975) * line.stderr)
+    line, covariance = np.polyfit(cycles, values, 1, cov=True)
+    first, last = map(float, np.polyval(line, [cycles[0], cycles[-1]]))
+    slope, margin = PER * float(line[0]), PER * float(norm.ppf(0.975) * np.sqrt(covariance[0, 0]))
     return Growth(first, last, slope, slope - margin, slope + margin)
