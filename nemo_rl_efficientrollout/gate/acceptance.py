@@ -1,7 +1,9 @@
 """Running estimate of acceptance by draft position and context length, with its uncertainty."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 from math import exp, lgamma, log
+from operator import mul
 
 import numpy as np
 
@@ -83,8 +85,8 @@ class Acceptance:
         index = bucket(context)
         lengths = self._lengths.get(index)
         if lengths is None:
-            reach = np.cumprod(self._posterior(index)[0])
-            lengths = self._lengths[index] = np.cumsum(np.concatenate([[1.0], reach]))
+            reach = accumulate(self._posterior(index)[0].tolist(), mul)  # a third of numpy's time on so few
+            lengths = self._lengths[index] = np.array([*accumulate(reach, initial=1.0)])
         return lengths
 
     def deviations(self, context: float = 0.0) -> Vector:
@@ -102,8 +104,8 @@ class Acceptance:
         if index not in self._cache:
             near = _WEIGHTS[index]
             reached, accepted = near.dot(self._reached), near.dot(self._accepted)  # half the time of @ on so few
-            kept = float(accepted.sum())
-            pooled = _pooled_rate(kept, max(float(reached.sum()) - kept, 0.0))
+            kept = sum(accepted.tolist())
+            pooled = _pooled_rate(kept, max(sum(reached.tolist()) - kept, 0.0))
             evidence = reached + POOLED_DRAFTS
             self._cache[index] = (accepted + POOLED_DRAFTS * pooled) / evidence, evidence
         return self._cache[index]

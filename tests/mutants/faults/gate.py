@@ -89,6 +89,36 @@ def slowdown_not_followed(original: Any) -> Any:
 
 
 @faults.at(
+    GATE + "online:Tracker._stay_possible",
+    "tests/unit/test_online.py::test_what_plain_steps_told_outlasts_what_drafts_tell",
+    "terms below zero are cut off, which adds time to every step that has them",
+)
+def impossible_terms_are_cut_off(original: Any) -> Any:
+    def broken(tracker: Any) -> None:
+        np.maximum(tracker.mean, 0.0, out=tracker.mean)
+
+    return broken
+
+
+@faults.at(
+    GATE + "online:SHARED",
+    "tests/unit/test_online.py::test_a_neighbour_slows_what_it_was_not_seen_to_slow",
+    "a machine that slows down is learned apart for plain steps and for drafts",
+)
+def speed_is_not_shared(original: Any) -> Any:
+    return 0.0
+
+
+@faults.at(
+    GATE + "acceptance:_pooled_rate",
+    "tests/unit/test_acceptance.py::test_bad_luck_at_first_is_not_taken_for_a_bad_drafter_and_a_broken_one_is_soon_known",
+    "a drafter is judged by its first few tokens",
+)
+def first_tokens_decide(original: Any) -> Any:
+    return lambda accepted, rejected: (accepted + 0.9) / (accepted + rejected + 1.0)
+
+
+@faults.at(
     GATE + "probing:Probing._spend",
     UNIT + "test_probes_get_rarer_while_nothing_changes",
     "probes cost nothing of their budget",
