@@ -124,6 +124,15 @@ def test_what_is_doubted_without_bound_is_probed_at_its_price(doubt: float) -> N
     assert 0.0 < probing.spent <= cycles[1]
 
 
+def test_of_two_probes_the_one_that_promises_more_for_its_price_is_taken() -> None:
+    probing = Probing()
+    probing.lend(0.05)
+    cycles, doubts = np.array([0.01, 0.05, 0.06]), np.array([0.1, 0.0, 0.12])
+    index, _ = probing.look(1, np.array([1.0, 1.0, 1.0]), doubts, cycles)  # γ = 2 promises a little more for six times
+    assert index == 0
+    assert probing.look(1, np.array([0.5, 1.0, 1.0]), doubts, cycles)[0] == 2  # what promises nothing is not cheap
+
+
 def test_probes_get_rarer_while_nothing_changes() -> None:
     world, gate, load = engine(0.65, 0.6, noise=0.02), AutoGate(MAX), Load(1, 1000.0)
     world.run(gate, load, 3000)
