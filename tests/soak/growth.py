@@ -13,7 +13,7 @@ WARM_UP = 0.2
 
 
 class Growth(NamedTuple):
-    """Of one resource after the warm-up."""
+    """Of one resource."""
 
     first: float
     last: float
@@ -29,7 +29,7 @@ class Growth(NamedTuple):
 
 
 def growth(cycles: Sequence[float], values: Sequence[float]) -> Growth:
-    """Of readings after so many cycles each: the median slope of all pairs (Theil-Sen), which no single one moves."""
+    """Of readings after so many cycles each, from the warm-up on: the median slope of all pairs (Theil-Sen)."""
     start = next(index for index, cycle in enumerate(cycles) if cycle >= WARM_UP * cycles[-1])
     slope, _, low, high = map(float, theilslopes(values[start:], cycles[start:], 0.95))
     return Growth(values[start], values[-1], PER * slope, PER * low, PER * high)

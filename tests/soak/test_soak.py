@@ -86,7 +86,7 @@ def test_nothing_grows(rollouts: Rollouts, tier: Tier, proof: Proof) -> None:
 
 
 def assert_steady(rollouts: Rollouts, tier: Tier, proof: Proof) -> None:
-    """Acceptance neither rises nor falls from cycle to cycle."""
+    """Acceptance neither rises nor falls over the cycles."""
     each = max(AUTO_EVERY, tier.cycles // BLOCKS)
     for end in range(each, tier.cycles + 1, each):
         drafted, accepted = sum(rollouts.drafted[end - each : end]), sum(rollouts.accepted[end - each : end])

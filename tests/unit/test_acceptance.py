@@ -27,7 +27,7 @@ def test_converges_by_position() -> None:
 
 def test_starts_optimistic_and_refit_weakens_the_past() -> None:
     acceptance = Acceptance(2)
-    assert acceptance.rates() == pytest.approx([0.9, 0.9], abs=0.01)
+    assert acceptance.rates() == pytest.approx([0.97 * 22 / 24 + 0.03 / 2] * 2)
     feed(acceptance, [0.0, 0.0], 50)
     low, sure = acceptance.rates()[0], acceptance.deviations()[1]
     acceptance.refit()

@@ -102,7 +102,7 @@ def test_what_plain_steps_told_outlasts_what_drafts_tell() -> None:
         tracker.observe((0, 1), tracker.terms.step(*load, 0, 1), engine.verify(load, 0) + engine.draft(load, 1))
         tracker.observe((1, 0), tracker.terms.step(*load, 1, 0), engine.verify(load, 1))
     assert tracker.mean.min() >= 0.0
-    assert plain @ tracker.mean == pytest.approx(engine.verify(load, 0), rel=0.03)
+    assert plain @ tracker.mean == pytest.approx(engine.verify(load, 0), rel=0.025)
 
 
 def test_a_wrong_seed_does_not_make_a_calm_engine_slower_than_plain_decoding() -> None:
